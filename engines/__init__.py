@@ -1,0 +1,1 @@
+"""Choosing, planning, installing and running inference engines; each runs in a child process of its own."""

@@ -1,0 +1,144 @@
+"""The values that travel between the command line, the client and the worker. Frozen, and plain enough for JSON."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "Delta",
+    "Done",
+    "EngineName",
+    "Event",
+    "FinishReason",
+    "LoadPlan",
+    "Notice",
+    "SamplingOptions",
+    "Segment",
+    "Stats",
+]
+
+
+class EngineName(StrEnum):
+    """The engines, named as the user types them. `fake` exists for tests of everything around an engine."""
+
+    LLAMA_CPP = "llama-cpp"
+    CTRANSFORMERS = "ctransformers"
+    PYTORCH = "pytorch"
+    VLLM = "vllm"
+    FAKE = "fake"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPlan:
+    """Everything an engine needs to load a model, decided before its process sees it.
+
+    Attributes:
+        engine: Which engine loads it.
+        model_path: The file (first file of a split) or folder.
+        context_length: Tokens of prompt and answer together.
+        threads: CPU threads for compute.
+        gpu_layers: Layers to put on the GPU; -1 for all.
+        kv_type: Type of the KV cache: `f16`, `q8_0` or `q4_0`.
+        batch_tokens: Largest micro-batch of the prefill.
+        vocabulary_only: Load the tokenizer and no weights (`--dry-run`).
+        estimated_bytes: Memory that the plan expects to take at its peak.
+    """
+
+    engine: EngineName
+    model_path: str
+    context_length: int
+    threads: int
+    gpu_layers: int = 0
+    kv_type: str = "f16"
+    batch_tokens: int = 512
+    vocabulary_only: bool = False
+    estimated_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A piece of a rendered prompt. In a `special` segment the texts of control tokens become those tokens;
+    in any other one they stay text."""  # noqa: D205, D209
+
+    text: str
+    special: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """How to choose the next token, and when to stop. The same meaning on every engine.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: Keep the smallest set of tokens whose probabilities sum to this; 1 is off.
+        top_k: Keep the k likeliest; 0 is off.
+        min_p: Drop tokens less likely than this share of the likeliest; 0 is off.
+        repeat_penalty: Divide the logits of the last 64 tokens by this; 1 is off.
+        max_tokens: Stop after so many tokens; None: until the context is full.
+        seed: For repeatable sampling, 0 to 2^32 - 2.
+        stop: Texts that end the answer and are left out of it.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repeat_penalty: float
+    max_tokens: int | None
+    seed: int
+    stop: tuple[str, ...] = ()
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    """The model ended its turn, or a stop text was met."""
+    LENGTH = "length"
+    """--max-tokens was reached."""
+    CONTEXT = "context"
+    """The context is full."""
+    CANCELLED = "cancelled"
+    """Interrupted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of the answer: whole characters only, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something the user should know, for standard error."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts and times of one request, as llama-bench and vLLM define them.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens generated, the end-of-turn token not counted.
+        prefill_seconds: Time to process the prompt up to the logits of its last token.
+        decode_seconds: From the first generated token to the last; the decode rate is
+            (completion_tokens - 1) / decode_seconds, never n / total.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The answer is complete."""
+
+    finish_reason: FinishReason
+    stats: Stats
+
+
+Event = Delta | Notice | Done

@@ -1,0 +1,135 @@
+"""What hardware/ says about a machine. A value that could not be read is None, and `Machine.problems` says why."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["GPU", "Accelerator", "Compiler", "CpuInfo", "GpuVendor", "Machine", "MemoryInfo", "Toolchain"]
+
+
+class GpuVendor(StrEnum):
+    """Who made the GPU."""
+
+    NVIDIA = "nvidia"
+    AMD = "amd"
+    INTEL = "intel"
+    APPLE = "apple"
+
+
+class Accelerator(StrEnum):
+    """A GPU programming toolkit that an engine can be built with."""
+
+    CUDA = "cuda"
+    ROCM = "rocm"
+    METAL = "metal"
+    VULKAN = "vulkan"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuInfo:
+    """The processor, and how much of it this process may use.
+
+    Attributes:
+        name: Marketing name, or None.
+        architecture: `x86_64`, `arm64`, … normalised (`amd64` and `AMD64` are `x86_64`, `aarch64` is `arm64`).
+        physical_cores: Cores of the machine without hyper-threads, or None.
+        logical_cores: Hardware threads of the machine.
+        affinity: Hardware threads this process may run on.
+        quota: CPUs that the tightest cgroup ancestor allows (2.5 means two and a half), or None when unlimited.
+        isa_flags: Lower-case instruction-set flags as Linux names them (`avx2`, `avx512_vnni`, `amx_int8`, `asimd`).
+    """
+
+    name: str | None
+    architecture: str
+    physical_cores: int | None
+    logical_cores: int
+    affinity: int
+    quota: float | None
+    isa_flags: frozenset[str]
+
+    @property
+    def threads(self) -> int:
+        """Threads worth starting: min(affinity, floor(quota), physical cores), at least 1.
+
+        Source: FAULTS 53 (8 threads on 2 cores: 27 against 70 tokens/s).
+        """
+        limits = [self.affinity, self.physical_cores or self.logical_cores]
+        if self.quota is not None:
+            limits.append(int(self.quota))
+        return max(1, min(limits))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryInfo:
+    """Main memory in bytes.
+
+    Attributes:
+        total_bytes: Installed memory.
+        available_bytes: What a new process can take: min(MemAvailable, every cgroup ancestor's limit less its
+            use, RLIMIT_AS less what is mapped).
+        limit_bytes: The tightest limit that is below `total_bytes`, or None.
+        limit_source: What sets it (`cgroup v2 /docker/abc memory.max`, `RLIMIT_AS`), or None.
+    """
+
+    total_bytes: int
+    available_bytes: int
+    limit_bytes: int | None = None
+    limit_source: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPU:
+    """One GPU. `free_bytes` is what other processes left at the time of the probe."""
+
+    vendor: GpuVendor
+    name: str
+    total_bytes: int | None
+    free_bytes: int | None
+    compute_capability: str | None = None
+    driver: str | None = None
+    cuda_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiler:
+    """A C++ compiler on this machine.
+
+    Attributes:
+        family: `gcc`, `clang` or `apple-clang`.
+        version: `(12, 2, 0)`.
+        cc: Path of the C compiler; cxx likewise for C++.
+        openmp: Name of the OpenMP runtime that it can link (`libomp`, `libgomp`), or None.
+    """
+
+    family: str
+    version: tuple[int, ...]
+    cc: str
+    cxx: str
+    openmp: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """What can build an engine here. `accelerators` maps a toolkit to the path of its compiler or marker."""
+
+    compilers: tuple[Compiler, ...] = ()
+    accelerators: tuple[tuple[Accelerator, str], ...] = ()
+    cmake: str | None = None
+    ninja: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """This machine, as far as choosing and building an engine needs it.
+
+    Attributes:
+        system: `linux`, `darwin` or `windows`.
+        python_version: `3.11.7`.
+        problems: What could not be read, one sentence each (`NVML: driver not loaded`).
+    """
+
+    system: str
+    python_version: str
+    cpu: CpuInfo
+    memory: MemoryInfo
+    gpus: tuple[GPU, ...] = ()
+    problems: tuple[str, ...] = ()
