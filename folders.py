@@ -1,0 +1,34 @@
+"""Where llmrun keeps things on this machine: one cache folder, private to its user."""
+
+import os
+from pathlib import Path
+
+from llmrun.errors import StorageError
+
+__all__ = ["cache_folder"]
+
+
+def cache_folder(*parts: str) -> Path:
+    """Return a folder below llmrun's cache, created with mode 0700 if it is not there.
+
+    `LLMRUN_CACHE_DIR` names another root than the platform's (`~/.cache/llmrun` on Linux).
+
+    Raises:
+        StorageError: The folder cannot be created.
+    """
+    override = os.environ.get("LLMRUN_CACHE_DIR")
+    if override:
+        root = Path(override)
+    else:
+        from platformdirs import user_cache_path
+
+        root = user_cache_path("llmrun")
+    folder = root.joinpath(*parts)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot create the cache folder {folder}: {error.strerror or error}",
+            fix="set LLMRUN_CACHE_DIR to a folder that can be written",
+        ) from error
+    return folder
