@@ -1,0 +1,32 @@
+"""Put together what this machine is, in a few milliseconds: no subprocess, nothing raised, nothing printed.
+
+What can compile an engine takes subprocesses to find out, so it is apart, in `llmrun.hardware.toolchain`.
+"""
+
+import platform
+import sys
+from pathlib import Path
+
+from llmrun.hardware.cpu import probe_cpu
+from llmrun.hardware.gpu import probe_gpus
+from llmrun.hardware.memory import probe_memory
+from llmrun.hardware.types import Machine
+
+__all__ = ["probe_machine"]
+
+_SYSTEMS = {"linux": "linux", "darwin": "darwin", "win32": "windows"}
+
+
+def probe_machine(root: Path = Path("/")) -> Machine:
+    """Read this machine. `root` stands in for `/` in tests."""
+    cpu, cpu_problems = probe_cpu(root)
+    memory, memory_problems = probe_memory(root)
+    gpus, gpu_problems = probe_gpus(root)
+    return Machine(
+        system=_SYSTEMS.get(sys.platform, sys.platform),
+        python_version=platform.python_version(),
+        cpu=cpu,
+        memory=memory,
+        gpus=gpus,
+        problems=(*cpu_problems, *memory_problems, *gpu_problems),
+    )
