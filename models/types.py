@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-__all__ = ["LocalModel", "ModelFile", "ModelFormat", "ModelInfo", "ModelRef", "RefKind", "SpecialTokens"]
+__all__ = ["LocalModel", "ModelFile", "ModelFormat", "ModelInfo", "ModelRef", "RefKind", "Segment", "SpecialTokens"]
 
 
 class RefKind(StrEnum):
@@ -147,3 +147,16 @@ class ModelInfo:
     family: str | None = None
     files: tuple[ModelFile, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A piece of a rendered prompt.
+
+    Attributes:
+        text: What to tokenize; never empty.
+        special: Whether the texts of control tokens in it become those tokens. Where it is False they stay text.
+    """
+
+    text: str
+    special: bool
