@@ -6,6 +6,7 @@ An adapter imports its native package inside `load`, never at module level: only
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.types import EngineName, Event, LoadPlan, SamplingOptions, Segment
 
 __all__ = ["Engine", "Session"]
@@ -21,10 +22,8 @@ class Session(Protocol):
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """Turn a rendered prompt into token ids, with the BOS token in front once if the model wants one."""
 
-    def generate(
-        self, tokens: Sequence[int], options: SamplingOptions, cancelled: Callable[[], bool]
-    ) -> Iterator[Event]:
-        """Yield deltas as they are decoded, then one `Done`.
+    def generate(self, tokens: Sequence[int], options: SamplingOptions, cancel: Cancellation) -> Iterator[Event]:
+        """Yield deltas as they are decoded, then one `Done`; end within a second of a request to cancel.
 
         Raises:
             ModelFileError: The logits are not finite: the weights are damaged.
@@ -39,8 +38,8 @@ class Engine(Protocol):
 
     name: EngineName
 
-    def load(self, plan: LoadPlan) -> Session:
-        """Load the model.
+    def load(self, plan: LoadPlan, progress: Callable[[float], None]) -> Session:
+        """Load the model; `progress` gets the share that has been read.
 
         Raises:
             ModelFileError: The library refused the file; the message carries its own words.

@@ -34,7 +34,9 @@ class LoadPlan:
     Attributes:
         engine: Which engine loads it.
         model_path: The file (first file of a split) or folder.
-        context_length: Tokens of prompt and answer together.
+        context_length: Most tokens of prompt and answer together.
+        context_is_fixed: The user asked for exactly this context length; otherwise an engine may start with a
+            smaller one, and grow up to it.
         threads: CPU threads for compute.
         gpu_layers: Layers to put on the GPU; -1 for all.
         kv_type: Type of the KV cache: `f16`, `q8_0` or `q4_0`.
@@ -46,6 +48,7 @@ class LoadPlan:
     engine: EngineName
     model_path: str
     context_length: int
+    context_is_fixed: bool = False
     threads: int
     gpu_layers: int = 0
     kv_type: str = "f16"

@@ -1,0 +1,109 @@
+"""What the command line and the worker say to each other: JSON objects, each behind its length.
+
+No pickle: the worker runs native code on files from strangers, so nothing it sends may be more than data.
+
+Requests: `load` (plan), `tokenize` (segments), `generate` (segments, options), `cancel`.
+Answers: `ready`, `loading` (fraction), `loaded`, `tokens` (ids), `prompt` (token count), `delta`, `notice`, `done`,
+`error` (class, message, fix).
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from llmrun import errors
+from llmrun.engines.types import (
+    Delta,
+    Done,
+    EngineName,
+    Event,
+    FinishReason,
+    LoadPlan,
+    Notice,
+    SamplingOptions,
+    Segment,
+    Stats,
+)
+
+__all__ = ["FrameReader", "decode_event", "decode_plan", "decode_request", "encode_event", "error_from", "frame"]
+
+_LIMIT_BYTES = 256 << 20
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    """Return `message` as a frame: its length in four bytes, big-endian, then JSON."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+class FrameReader:
+    """Put frames together from whatever pieces the pipe delivers."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """Yield every message that is complete.
+
+        Raises:
+            EngineCrashedError: The other side wrote something that is no frame.
+        """
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "big")
+            if size > _LIMIT_BYTES:
+                raise errors.EngineCrashedError("the engine's process sent something that is no message of llmrun's")
+            if len(self._buffer) < 4 + size:
+                return
+            body = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            try:
+                message = json.loads(body)
+            except ValueError as error:
+                raise errors.EngineCrashedError("the engine's process sent a damaged message") from error
+            yield message
+
+
+def encode_event(event: Event) -> dict[str, Any]:
+    """Return an event of an answer as a message."""
+    match event:
+        case Delta(text=text):
+            return {"event": "delta", "text": text}
+        case Notice(text=text):
+            return {"event": "notice", "text": text}
+        case Done():
+            return {"event": "done", "reason": event.finish_reason, "stats": dataclasses.asdict(event.stats)}
+
+
+def decode_event(message: dict[str, Any]) -> Event:
+    """Return the event that a message stands for."""
+    match message["event"]:
+        case "delta":
+            return Delta(text=message["text"])
+        case "notice":
+            return Notice(text=message["text"])
+        case _:
+            return Done(finish_reason=FinishReason(message["reason"]), stats=Stats(**message["stats"]))
+
+
+def decode_plan(message: dict[str, Any]) -> LoadPlan:
+    """Return the plan of a `load` request."""
+    return LoadPlan(**{**message["plan"], "engine": EngineName(message["plan"]["engine"])})
+
+
+def decode_request(message: dict[str, Any]) -> tuple[list[Segment], SamplingOptions | None]:
+    """Return the segments, and for `generate` the options, of a request."""
+    segments = [Segment(text=text, special=special) for text, special in message["segments"]]
+    options = message.get("options")
+    if options is None:
+        return segments, None
+    return segments, SamplingOptions(**{**options, "stop": tuple(options["stop"])})
+
+
+def error_from(message: dict[str, Any]) -> errors.LlmrunError:
+    """Return the error that the worker reported, as the class it had there."""
+    kind = getattr(errors, str(message["class"]), errors.EngineCrashedError)
+    if not (isinstance(kind, type) and issubclass(kind, errors.LlmrunError)):
+        kind = errors.EngineCrashedError
+    return kind(message["message"], fix=message.get("fix"))
