@@ -20,7 +20,7 @@ from llmrun.engines.crash import crash_error
 from llmrun.engines.types import Done, EngineName, Event, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import EngineTimeoutError, UsageError
 
-__all__ = ["WorkerClient"]
+__all__ = ["Interrupted", "WorkerClient"]
 
 _EVIDENCE_BYTES = 64 << 10
 _TIMEOUT_SECONDS = 600.0
@@ -29,16 +29,22 @@ _PASSED_ON = ("PATH", "HOME", "USER", "TMPDIR", "LANG", "TZ", "VIRTUAL_ENV", "LD
 _PASSED_ON_PREFIXES = ("LC_", "PYTHON", "OMP_", "KMP_", "GOMP_", "GGML_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "XDG_", "LLMRUN_")
 
 
+class Interrupted(Exception):
+    """The interrupt descriptor became readable while an event was waited for."""
+
+
 class WorkerClient:
     """One worker process, from its start to its end.
 
     Attributes:
         engine: The engine that the process was started for.
         pid: Its process id, which is also its process group.
+        interrupt_descriptor: When this descriptor becomes readable, waiting for an event raises `Interrupted`.
     """
 
     def __init__(self, engine: EngineName) -> None:
         self.engine = engine
+        self._timeout = _read_timeout()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from llmrun.engines.worker import main; main({engine.value!r})"],
             stdin=subprocess.PIPE,
@@ -53,7 +59,7 @@ class WorkerClient:
         self._pending: list[dict[str, Any]] = []
         self._evidence = bytearray()
         self._plan: LoadPlan | None = None
-        self._timeout = _read_timeout()
+        self.interrupt_descriptor: int | None = None
 
     def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> int:
         """Load a model and return the context length that the engine set up.
@@ -178,7 +184,12 @@ class WorkerClient:
         assert process.stderr is not None
         if process.stdout.closed:
             raise crash_error(self.engine, process.returncode or 0, self.evidence, self._plan)
-        ready, _, _ = select.select([process.stdout, process.stderr], [], [], max(0.0, seconds))
+        watched: list[Any] = [process.stdout, process.stderr]
+        if self.interrupt_descriptor is not None:
+            watched.append(self.interrupt_descriptor)
+        ready, _, _ = select.select(watched, [], [], max(0.0, seconds))
+        if self.interrupt_descriptor in ready:
+            raise Interrupted
         if process.stderr in ready:
             self._evidence += os.read(process.stderr.fileno(), 1 << 16)
             del self._evidence[:-_EVIDENCE_BYTES]
