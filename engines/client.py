@@ -26,7 +26,20 @@ _EVIDENCE_BYTES = 64 << 10
 _TIMEOUT_SECONDS = 600.0
 _CANCEL_SECONDS = 0.9
 _PASSED_ON = ("PATH", "HOME", "USER", "TMPDIR", "LANG", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD")
-_PASSED_ON_PREFIXES = ("LC_", "PYTHON", "OMP_", "KMP_", "GOMP_", "GGML_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "XDG_", "LLMRUN_")
+_PASSED_ON_PREFIXES = (
+    "LC_",
+    "PYTHON",
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "GGML_",
+    "CUDA_",
+    "NVIDIA_",
+    "HIP_",
+    "ROCR_",
+    "XDG_",
+    "LLMRUN_",
+)
 
 
 class Interrupted(Exception):
@@ -231,9 +244,7 @@ def _plain(segments: Sequence[Segment]) -> list[tuple[str, bool]]:
 def _environment() -> dict[str, str]:
     """Return the worker's environment: what an engine may need, and no tokens or keys."""
     environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
     environment |= {
         "HF_HUB_OFFLINE": "1",

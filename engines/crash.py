@@ -14,7 +14,9 @@ __all__ = ["crash_error"]
 
 _GIB = 1 << 30
 _ASSERTION = re.compile(r"(?:GGML_ASSERT\(.*\) failed.*|.*[Aa]ssertion .*failed.*|terminate called.*|.*what\(\):.*)")
-_OUT_OF_MEMORY = re.compile(r"bad_alloc|out of memory|failed to allocate|cannot allocate memory|MemoryError", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"bad_alloc|out of memory|failed to allocate|cannot allocate memory|MemoryError", re.IGNORECASE
+)
 
 
 def crash_error(engine: EngineName, status: int, evidence: str, plan: LoadPlan | None) -> LlmrunError:
@@ -50,7 +52,9 @@ def crash_error(engine: EngineName, status: int, evidence: str, plan: LoadPlan |
 
 def _exited(engine: EngineName, status: int, evidence: str) -> LlmrunError:
     if _OUT_OF_MEMORY.search(evidence):
-        return NotEnoughMemoryError(f"{engine} ran out of memory{_last_words(evidence)}", fix="a smaller --context-length")
+        return NotEnoughMemoryError(
+            f"{engine} ran out of memory{_last_words(evidence)}", fix="a smaller --context-length"
+        )
     return EngineCrashedError(f"the process of {engine} ended by itself (exit status {status}){_last_words(evidence)}")
 
 
@@ -64,7 +68,9 @@ def _killed(engine: EngineName, plan: LoadPlan | None) -> LlmrunError:
 
 def _aborted(engine: EngineName, evidence: str) -> LlmrunError:
     if _OUT_OF_MEMORY.search(evidence):
-        return NotEnoughMemoryError(f"{engine} ran out of memory{_last_words(evidence)}", fix="a smaller --context-length")
+        return NotEnoughMemoryError(
+            f"{engine} ran out of memory{_last_words(evidence)}", fix="a smaller --context-length"
+        )
     found = _ASSERTION.findall(evidence)
     cause = f": {found[-1].strip()}" if found else _last_words(evidence)
     return EngineCrashedError(f"{engine} gave up (SIGABRT){cause}")

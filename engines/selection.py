@@ -63,9 +63,7 @@ def find_installed() -> dict[EngineName, bool]:
     return {engine: find_spec(module) is not None for engine, module in _MODULES.items()}
 
 
-def select_engine(
-    info: ModelInfo, installed: Mapping[EngineName, bool], forced: EngineName | None = None
-) -> Selection:
+def select_engine(info: ModelInfo, installed: Mapping[EngineName, bool], forced: EngineName | None = None) -> Selection:
     """Choose an engine.
 
     Raises:

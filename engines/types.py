@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from llmrun.models.types import Segment
+
 __all__ = [
     "Delta",
     "Done",
@@ -55,15 +57,6 @@ class LoadPlan:
     batch_tokens: int = 512
     vocabulary_only: bool = False
     estimated_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """A piece of a rendered prompt. In a `special` segment the texts of control tokens become those tokens;
-    in any other one they stay text."""  # noqa: D205, D209
-
-    text: str
-    special: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

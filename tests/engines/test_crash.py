@@ -15,7 +15,9 @@ PLAN = LoadPlan(
 @pytest.mark.parametrize(
     ("status", "evidence", "kind", "said"),
     [
-        pytest.param(-signal.SIGILL, "", NoUsableEngineError, "instructions that this processor does not have", id="ill"),
+        pytest.param(
+            -signal.SIGILL, "", NoUsableEngineError, "instructions that this processor does not have", id="ill"
+        ),
         pytest.param(-signal.SIGBUS, "", EngineCrashedError, "cut short or replaced", id="bus"),
         pytest.param(-signal.SIGKILL, "", EngineCrashedError, "expected to need 3.0 GiB", id="kill"),
         pytest.param(-signal.SIGSEGV, "loading\nlayer 3", EngineCrashedError, "SIGSEGV): layer 3", id="segv"),

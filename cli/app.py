@@ -1,0 +1,94 @@
+"""The entry point: starts the engine's process, dispatches to one command, and turns every intended error into one line.
+
+Start-up time is part of the design. Only the module of the command that was typed is imported, and `run` starts its
+worker before the argument parser is loaded, so that the engine is imported while this process reads the command line.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from llmrun.errors import ExitCode, LlmrunError
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["build_app", "main"]
+
+_HELP = """Run local language models with the best engine that this machine has for them, and say why.
+
+\b
+llmrun run smollm2-135m-instruct "Why is the sky blue?"
+git diff | llmrun run ./model.gguf "Write a commit message for this."
+llmrun models pull smollm2-135m-instruct
+llmrun install llama-cpp
+"""
+_COMMANDS = ("run", "models", "install")
+
+
+def build_app(names: tuple[str, ...] = _COMMANDS) -> "typer.Typer":
+    """Return the application with the named commands; importing fewer of them starts faster."""
+    import typer
+
+    app = typer.Typer(
+        name="llmrun",
+        help=_HELP,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(invoke_without_command=True)
+    def root(
+        version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
+    ) -> None:
+        if version:
+            from llmrun import __version__
+            from llmrun.cli.output import write_out
+
+            write_out(f"llmrun {__version__}\n")
+            raise typer.Exit
+
+    if "run" in names:
+        from llmrun.cli.run import run
+
+        app.command()(run)
+    if "models" in names:
+        from llmrun.cli.models import models_app
+
+        app.add_typer(models_app, name="models")
+    if "install" in names:
+        from llmrun.cli.install import install
+
+        app.command()(install)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    from llmrun.cli import early
+    from llmrun.cli.output import StreamClosed, report_error, silence_stdout
+    from llmrun.cli.signals import exit_on_signals
+
+    exit_on_signals()
+    try:
+        early.start(arguments)
+        name = next((argument for argument in arguments if not argument.startswith("-")), "")
+        names = (name,) if name in _COMMANDS else _COMMANDS
+        build_app(names)(arguments, prog_name="llmrun")
+    except LlmrunError as error:
+        report_error(error)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except StreamClosed:
+        silence_stdout()
+        return ExitCode.PIPE
+    finally:
+        early.close()
+    return ExitCode.OK

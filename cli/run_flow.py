@@ -1,0 +1,182 @@
+"""What `llmrun run` does, step by step: read the prompt, prepare the model, render, stream, report.
+
+The worker process was started before this module was imported. Everything that does not need it (reading headers,
+rendering the prompt, importing the terminal library) happens while it imports its engine and loads the weights.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrun.cli import early
+from llmrun.cli.output import TerminalWriter, report_line, write_json, write_out
+from llmrun.cli.prompt_input import PromptInput, read_prompt
+from llmrun.cli.run_report import answer_document, dry_run_document, finish_notice, stats_line
+from llmrun.cli.signals import interrupt_descriptor
+from llmrun.engines.client import Interrupted, WorkerClient
+from llmrun.engines.plan import PlanRequest
+from llmrun.engines.prepare import Prepared, prepare
+from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions
+from llmrun.errors import ExitCode
+from llmrun.models.prompt import RenderedPrompt
+
+__all__ = ["RunRequest", "execute"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """The command line of `run`, checked."""
+
+    model: str
+    prompt: str | None
+    files: tuple[Path, ...]
+    system: str | None
+    raw: bool
+    engine: EngineName | None
+    plan: PlanRequest
+    sampling: SamplingOptions
+    offline: bool
+    dry_run: bool
+    stats: bool
+    json_output: bool
+    quiet: bool
+
+
+class _Notices:
+    """Collects notices for the JSON document and shows them, unless told to be quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.texts: list[str] = []
+        self._quiet = quiet
+
+    def add(self, *texts: str) -> None:
+        for text in texts:
+            self.texts.append(text)
+            if not self._quiet:
+                report_line(f"llmrun: {text}")
+
+
+def execute(request: RunRequest) -> None:
+    """Answer the prompt, or with `--dry-run` show what the model would see.
+
+    Raises:
+        LlmrunError: Whatever went wrong; the answer so far has been written.
+        SystemExit: 130 after Ctrl-C.
+    """
+    from llmrun.cli.progress import choose_progress
+
+    notices = _Notices(quiet=request.quiet)
+    prompt = read_prompt(request.prompt, request.files, quiet=request.quiet)
+    notices.add(*prompt.notices)
+    prepared = prepare(
+        request.model,
+        request.plan,
+        engine=request.engine,
+        offline=request.offline,
+        progress=choose_progress(quiet=request.quiet),
+    )
+    notices.add(*prepared.notices)
+    worker = early.take_worker(prepared.plan.engine)
+    try:
+        worker.send_load(prepared.plan)
+        rendered = _render(request, prompt, prepared)
+        notices.add(*rendered.notices)
+        if request.dry_run:
+            _show_dry_run(request, worker, prepared, rendered)
+        else:
+            _answer(request, worker, prepared, rendered, notices)
+    finally:
+        worker.close()
+
+
+def _show_dry_run(request: RunRequest, worker: WorkerClient, prepared: Prepared, rendered: RenderedPrompt) -> None:
+    worker.wait_loaded()
+    tokens = worker.tokenize(rendered.segments)
+    if request.json_output:
+        write_json(dry_run_document(prepared, rendered, tokens))
+        return
+    write_out(rendered.text if rendered.text.endswith("\n") else rendered.text + "\n")
+    report_line(f"llmrun: {len(tokens):,} tokens; template: {rendered.template_source}")
+
+
+def _answer(
+    request: RunRequest, worker: WorkerClient, prepared: Prepared, rendered: RenderedPrompt, notices: _Notices
+) -> None:
+    started = time.perf_counter()
+    worker.send_generate(rendered.segments, request.sampling)
+    writer = None if request.json_output else TerminalWriter()
+    _wait_loaded(worker, prepared, quiet=request.quiet)
+    text: list[str] = []
+    first_seconds = 0.0
+    done: Done | None = None
+    for event in _events(worker):
+        match event:
+            case Delta():
+                first_seconds = first_seconds or time.perf_counter() - started
+                text.append(event.text)
+                if writer is not None:
+                    writer.write(event.text)
+            case Notice():
+                notices.add(event.text)
+            case Done():
+                done = event
+    if writer is not None:
+        writer.end()
+    if done is None:  # the engine was deaf to the interruption and had to be killed
+        raise SystemExit(ExitCode.INTERRUPTED)
+    notices.add(*finish_notice(done, request.sampling, prepared.plan))
+    if request.json_output:
+        write_json(answer_document(prepared, rendered, request.sampling, "".join(text), done, tuple(notices.texts)))
+    if request.stats:
+        report_line(stats_line(prepared, request.sampling, done, first_seconds))
+    if done.finish_reason is FinishReason.CANCELLED:
+        raise SystemExit(ExitCode.INTERRUPTED)
+
+
+def _events(worker: WorkerClient) -> Iterator[Event]:
+    """Yield the events of the answer; on Ctrl-C ask the engine to stop, on a second one end it."""
+    with interrupt_descriptor() as descriptor:
+        worker.interrupt_descriptor = descriptor
+        try:
+            yield from worker.events()
+        except Interrupted:
+            os.read(descriptor, 64)
+            try:
+                yield from worker.cancel()
+            except Interrupted:
+                worker.kill()
+        finally:
+            worker.interrupt_descriptor = None
+
+
+def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> None:
+    """Wait for the weights; after a second of it, show how far they are."""
+    from llmrun.cli.progress import choose_progress
+
+    progress = choose_progress(quiet=quiet)
+    started, shown = time.monotonic(), 0
+
+    def report(fraction: float) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() - started < 1:
+            return
+        read = int(fraction * prepared.info.tensor_bytes)
+        if not shown:
+            progress.begin("loading", prepared.info.tensor_bytes)
+        progress.advance(read - shown)
+        shown = max(read, 1)
+
+    worker.wait_loaded(report)
+    if shown:
+        progress.finish()
+
+
+def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared) -> RenderedPrompt:
+    """Turn the prompt into what the model sees."""
+    from llmrun.models.prompt import raw_prompt
+
+    if request.raw:
+        return raw_prompt(prompt.typed or "", prompt.attached)
+    raise NotImplementedError

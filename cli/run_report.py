@@ -1,0 +1,105 @@
+"""What `run` says about an answer besides its text: notices, a line of statistics, and the JSON documents."""
+
+from dataclasses import asdict
+from typing import Any
+
+from llmrun.engines.prepare import Prepared
+from llmrun.engines.types import Done, FinishReason, LoadPlan, SamplingOptions, Stats
+from llmrun.models.prompt import RenderedPrompt
+
+__all__ = ["answer_document", "dry_run_document", "finish_notice", "stats_line"]
+
+SCHEMA_VERSION = 1
+
+
+def finish_notice(done: Done, sampling: SamplingOptions, plan: LoadPlan) -> tuple[str, ...]:
+    """Say when an answer was cut, and by what; nothing when the model ended it."""
+    match done.finish_reason:
+        case FinishReason.LENGTH:
+            return (f"the answer was cut at --max-tokens {sampling.max_tokens}",)
+        case FinishReason.CONTEXT:
+            return (f"the answer was cut: the context of {plan.context_length:,} tokens is full",)
+        case _:
+            return ()
+
+
+def prefill_rate(stats: Stats) -> float:
+    """Return prompt tokens per second."""
+    return stats.prompt_tokens / stats.prefill_seconds if stats.prefill_seconds > 0 else 0.0
+
+
+def decode_rate(stats: Stats) -> float:
+    """Return tokens per second after the first one: (n - 1) / (t_last - t_first), as llama-bench and vLLM define it."""
+    if stats.completion_tokens < 2 or stats.decode_seconds <= 0:
+        return 0.0
+    return (stats.completion_tokens - 1) / stats.decode_seconds
+
+
+def stats_line(prepared: Prepared, sampling: SamplingOptions, done: Done, first_seconds: float) -> str:
+    """Return counts and speeds of an answer in one line."""
+    stats = done.stats
+    return (
+        f"llmrun: {prepared.plan.engine}; prompt {stats.prompt_tokens:,} tokens at {prefill_rate(stats):,.1f} tokens/s; "
+        f"answer {stats.completion_tokens:,} tokens at {decode_rate(stats):,.1f} tokens/s; "
+        f"first text after {first_seconds:.2f} s; seed {sampling.seed}; {done.finish_reason}"
+    )
+
+
+def _model(prepared: Prepared) -> dict[str, Any]:
+    return {
+        "reference": prepared.model.ref.text,
+        "path": str(prepared.model.path),
+        "format": prepared.info.format,
+        "architecture": prepared.info.architecture,
+        "quantization": prepared.info.quantization,
+        "sha256": prepared.model.files[0].sha256 if prepared.model.files else None,
+    }
+
+
+def answer_document(
+    prepared: Prepared,
+    rendered: RenderedPrompt,
+    sampling: SamplingOptions,
+    text: str,
+    done: Done,
+    notices: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return the document that `run --json` prints; its fields are listed in docs/json.md."""
+    stats = done.stats
+    return {
+        "version": SCHEMA_VERSION,
+        "text": text,
+        "finish_reason": done.finish_reason,
+        "usage": {"prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens},
+        "timings": {
+            "prefill_seconds": stats.prefill_seconds,
+            "decode_seconds": stats.decode_seconds,
+            "prefill_tokens_per_second": prefill_rate(stats),
+            "decode_tokens_per_second": decode_rate(stats),
+        },
+        "model": _model(prepared),
+        "engine": {"name": prepared.plan.engine, "because": prepared.selection.because},
+        "plan": {
+            "context_length": prepared.plan.context_length,
+            "threads": prepared.plan.threads,
+            "gpu_layers": prepared.plan.gpu_layers,
+            "kv_type": prepared.plan.kv_type,
+        },
+        "sampling": asdict(sampling),
+        "template": rendered.template_source,
+        "notices": notices,
+    }
+
+
+def dry_run_document(prepared: Prepared, rendered: RenderedPrompt, tokens: list[int]) -> dict[str, Any]:
+    """Return the document that `run --dry-run --json` prints."""
+    return {
+        "version": SCHEMA_VERSION,
+        "prompt": rendered.text,
+        "template": rendered.template_source,
+        "tokens": tokens,
+        "token_count": len(tokens),
+        "context_length": prepared.plan.context_length,
+        "model": _model(prepared),
+        "engine": {"name": prepared.plan.engine, "because": prepared.selection.because},
+    }

@@ -1,0 +1,52 @@
+"""From what the user typed to a plan that an engine can load: resolve, read the header, probe, select, plan."""
+
+from dataclasses import dataclass
+
+from llmrun.engines.plan import PlanRequest, check_request, make_plan
+from llmrun.engines.selection import Selection, find_installed, select_engine
+from llmrun.engines.types import EngineName, LoadPlan
+from llmrun.errors import ModelFileError
+from llmrun.hardware.machine import probe_machine
+from llmrun.models.gguf_info import read_gguf_info
+from llmrun.models.reference import parse_reference
+from llmrun.models.resolver import resolve
+from llmrun.models.types import LocalModel, ModelInfo
+from llmrun.progress import Progress
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A model that is on this disk, the engine chosen for it, and the plan to load it with."""
+
+    model: LocalModel
+    info: ModelInfo
+    selection: Selection
+    plan: LoadPlan
+    notices: tuple[str, ...]
+
+
+def prepare(
+    reference: str, request: PlanRequest, *, engine: EngineName | None, offline: bool, progress: Progress
+) -> Prepared:
+    """Find the model, downloading it if need be, and decide how to run it.
+
+    Raises:
+        LlmrunError: Any of the failures of the steps; each says what mends it.
+    """
+    check_request(request)
+    model = resolve(parse_reference(reference), offline=offline, progress=progress)
+    info = _read_info(model)
+    selection = select_engine(info, find_installed(), engine)
+    plan, notices = make_plan(selection.chosen, model, info, probe_machine(), request)
+    return Prepared(model=model, info=info, selection=selection, plan=plan, notices=(*info.warnings, *notices))
+
+
+def _read_info(model: LocalModel) -> ModelInfo:
+    if model.path.is_dir():
+        raise ModelFileError(
+            f"{model.path} is a Hugging Face folder; this version of llmrun runs GGUF files",
+            fix="a GGUF version of the model",
+        )
+    return read_gguf_info(model.path, family=model.family)

@@ -1,0 +1,99 @@
+"""What every test may use: the installed program, the real model, and an environment without the user's settings."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(sys.executable).with_name("llmrun")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of the program left behind."""
+
+    stdout: bytes
+    stderr: bytes
+    code: int
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode()
+
+    @property
+    def errors(self) -> str:
+        return self.stderr.decode()
+
+
+def clean_environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which nothing of the user's is seen, and everything is kept below `folder`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLMRUN_", "HF_"))}
+    return kept | {
+        "LLMRUN_CACHE_DIR": str(folder / "cache"),
+        "HF_HOME": str(folder / "huggingface"),
+        "NO_COLOR": "1",
+        "COLUMNS": "80",
+    }
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return clean_environment(tmp_path)
+
+
+@pytest.fixture
+def llmrun(environment: dict[str, str]) -> Callable[..., Result]:
+    """Run the installed console script to its end, and return what it wrote."""
+
+    def run(
+        *arguments: str | bytes | Path,
+        stdin: bytes | int | None = subprocess.DEVNULL,
+        env: dict[str, str] | None = None,
+        timeout: float = 60,
+    ) -> Result:
+        started = time.monotonic()
+        feed = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+        done = subprocess.run(
+            [PROGRAM, *arguments], capture_output=True, timeout=timeout, env=environment | (env or {}), **feed
+        )
+        return Result(done.stdout, done.stderr, done.returncode, time.monotonic() - started)
+
+    return run
+
+
+@pytest.fixture
+def start_llmrun(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start the program and leave it running; whatever is left at the end of the test is killed."""
+    started = []
+
+    def start(*arguments: str | Path, env: dict[str, str] | None = None, **options: int) -> subprocess.Popen[bytes]:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        process = subprocess.Popen([PROGRAM, *arguments], env=environment | (env or {}), **options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """SmolLM2-135M-Instruct, which `make test` fetches; without it the test is skipped, or fails where it must run."""
+    path = os.environ.get("LLMRUN_TEST_MODEL")
+    if path and Path(path).is_file():
+        return Path(path)
+    if os.environ.get("LLMRUN_REQUIRE_ENGINES"):
+        pytest.fail("LLMRUN_TEST_MODEL names no file, and LLMRUN_REQUIRE_ENGINES is set")
+    pytest.skip("LLMRUN_TEST_MODEL names no file (make test sets it)")
