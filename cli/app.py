@@ -1,4 +1,4 @@
-"""The entry point: starts the engine's process, dispatches to one command, and turns every intended error into one line.
+"""The entry point: start the engine's process, dispatch to one command, turn every intended error into one line.
 
 Start-up time is part of the design. Only the module of the command that was typed is imported, and `run` starts its
 worker before the argument parser is loaded, so that the engine is imported while this process reads the command line.

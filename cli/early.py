@@ -12,12 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["close", "start", "take_worker"]
 
-_worker: "WorkerClient | None" = None
+_started: "list[WorkerClient]" = []
 
 
 def start(arguments: list[str]) -> None:
     """Start what the command line seems to ask for; it is only looked at, not parsed."""
-    global _worker
     if arguments[:1] != ["run"] or "--help" in arguments or "-h" in arguments or len(arguments) < 2:
         return
     from llmrun.engines.client import WorkerClient
@@ -25,7 +24,7 @@ def start(arguments: list[str]) -> None:
 
     engine = _asked_for(arguments) or EngineName.LLAMA_CPP
     if engine in EngineName.__members__.values():
-        _worker = WorkerClient(EngineName(engine))
+        _started.append(WorkerClient(EngineName(engine)))
 
 
 def _asked_for(arguments: list[str]) -> str | None:
@@ -41,11 +40,10 @@ def _asked_for(arguments: list[str]) -> str | None:
 
 def take_worker(engine: "EngineName") -> "WorkerClient":
     """Return the worker for `engine`: the one that was started early, or a new one. The caller closes it."""
-    global _worker
     from llmrun.engines.client import WorkerClient
 
-    worker, _worker = _worker, None
-    if worker is not None:
+    while _started:
+        worker = _started.pop()
         if worker.engine is engine:
             return worker
         worker.close()
@@ -54,7 +52,5 @@ def take_worker(engine: "EngineName") -> "WorkerClient":
 
 def close() -> None:
     """End what was started and not taken."""
-    global _worker
-    if _worker is not None:
-        _worker.close()
-        _worker = None
+    while _started:
+        _started.pop().close()

@@ -201,4 +201,11 @@ def _bars(*columns: "ProgressColumn") -> "Bars":
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    return Bars(*columns, console=Console(stderr=True, emoji=False), transient=True, expand=True)
+    return Bars(
+        *columns,
+        console=Console(stderr=True, emoji=False),
+        transient=True,
+        expand=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )

@@ -58,7 +58,7 @@ def run(
     json_output: common.JsonOutput = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Answer one prompt.
+    r"""Answer one prompt.
 
     The prompt is the argument, what is piped in, the files, or all of them: files first, the argument last.
     The answer goes to standard output as it is written; everything else goes to standard error.

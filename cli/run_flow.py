@@ -101,6 +101,15 @@ def _show_dry_run(request: RunRequest, worker: WorkerClient, prepared: Prepared,
     report_line(f"llmrun: {len(tokens):,} tokens; template: {rendered.template_source}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Streamed:
+    """What came of an answer; `done` is None if the engine was deaf to an interruption and had to be killed."""
+
+    text: str
+    first_seconds: float
+    done: Done | None
+
+
 def _answer(
     request: RunRequest, worker: WorkerClient, prepared: Prepared, rendered: RenderedPrompt, notices: _Notices
 ) -> None:
@@ -108,31 +117,41 @@ def _answer(
     worker.send_generate(rendered.segments, request.sampling)
     writer = None if request.json_output else TerminalWriter()
     _wait_loaded(worker, prepared, quiet=request.quiet)
+    streamed = _stream(worker, writer, notices, started)
+    if streamed.done is None:
+        raise SystemExit(ExitCode.INTERRUPTED)
+    notices.add(*finish_notice(streamed.done, request.sampling, prepared.plan))
+    if request.json_output:
+        write_json(
+            answer_document(prepared, rendered, request.sampling, streamed.text, streamed.done, tuple(notices.texts))
+        )
+    if request.stats:
+        report_line(stats_line(prepared, request.sampling, streamed.done, streamed.first_seconds))
+    if streamed.done.finish_reason is FinishReason.CANCELLED:
+        raise SystemExit(ExitCode.INTERRUPTED)
+
+
+def _stream(worker: WorkerClient, writer: TerminalWriter | None, notices: _Notices, started: float) -> _Streamed:
+    """Write the answer as it comes; whatever happens, end its last line."""
     text: list[str] = []
     first_seconds = 0.0
     done: Done | None = None
-    for event in _events(worker):
-        match event:
-            case Delta():
-                first_seconds = first_seconds or time.perf_counter() - started
-                text.append(event.text)
-                if writer is not None:
-                    writer.write(event.text)
-            case Notice():
-                notices.add(event.text)
-            case Done():
-                done = event
-    if writer is not None:
-        writer.end()
-    if done is None:  # the engine was deaf to the interruption and had to be killed
-        raise SystemExit(ExitCode.INTERRUPTED)
-    notices.add(*finish_notice(done, request.sampling, prepared.plan))
-    if request.json_output:
-        write_json(answer_document(prepared, rendered, request.sampling, "".join(text), done, tuple(notices.texts)))
-    if request.stats:
-        report_line(stats_line(prepared, request.sampling, done, first_seconds))
-    if done.finish_reason is FinishReason.CANCELLED:
-        raise SystemExit(ExitCode.INTERRUPTED)
+    try:
+        for event in _events(worker):
+            match event:
+                case Delta():
+                    first_seconds = first_seconds or time.perf_counter() - started
+                    text.append(event.text)
+                    if writer is not None:
+                        writer.write(event.text)
+                case Notice():
+                    notices.add(event.text)
+                case Done():
+                    done = event
+    finally:
+        if writer is not None:
+            writer.end()
+    return _Streamed(text="".join(text), first_seconds=first_seconds, done=done)
 
 
 def _events(worker: WorkerClient) -> Iterator[Event]:

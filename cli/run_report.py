@@ -29,7 +29,7 @@ def prefill_rate(stats: Stats) -> float:
 
 
 def decode_rate(stats: Stats) -> float:
-    """Return tokens per second after the first one: (n - 1) / (t_last - t_first), as llama-bench and vLLM define it."""
+    """Return tokens per second after the first: (n - 1) / (t_last - t_first), as vLLM defines it."""
     if stats.completion_tokens < 2 or stats.decode_seconds <= 0:
         return 0.0
     return (stats.completion_tokens - 1) / stats.decode_seconds

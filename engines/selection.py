@@ -1,7 +1,7 @@
 """Which engine runs a model here: a verdict for every engine, each with all its reasons.
 
-The rules are pure functions of their arguments: what a header says, and which engines are installed. Nothing is imported
-or probed here, so that they can be tested as a table and asked about a machine that is not this one.
+The rules are pure functions of their arguments: what a header says, and which engines are installed. Nothing is
+imported or probed here, so that they can be tested as a table and asked about a machine that is not this one.
 """
 
 from collections.abc import Mapping

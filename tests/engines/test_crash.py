@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+
 from llmrun.engines.crash import crash_error
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import EngineCrashedError, LlmrunError, NotEnoughMemoryError, NoUsableEngineError

@@ -1,6 +1,7 @@
 """Memory estimates: the formulas on a model whose numbers are known."""
 
 import pytest
+
 from llmrun.engines.memory import estimate_kv_bytes, estimate_need, largest_context
 from llmrun.models.types import ModelFormat, ModelInfo
 

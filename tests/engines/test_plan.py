@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from llmrun.engines.plan import PlanRequest, check_request, make_plan
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import NotEnoughMemoryError, UsageError

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from llmrun.engines.selection import select_engine
 from llmrun.engines.types import EngineName
 from llmrun.errors import NoUsableEngineError

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from llmrun.engines.textstream import TextStream
 
 

@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+
 from llmrun.engines import wire
 from llmrun.engines.types import Delta, Done, FinishReason, Notice, Stats
 from llmrun.errors import EngineCrashedError, ModelFileError, SecurityError
