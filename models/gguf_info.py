@@ -40,19 +40,12 @@ def describe_gguf(header: GgufHeader, *, family: str | None = None) -> ModelInfo
     Raises:
         ModelFileError: A key is missing, impossible, or contradicts another.
     """
-    check_model(header)
-    warnings = [*header.warnings, *check_vocabulary(header)]
+    warnings = _check(header)
     architecture = check_architecture(header)
     blocks = need_whole(header, f"{architecture}.block_count")
-    vocabulary_size = _vocabulary_size(header, architecture)
-    if has_vocabulary(header):
-        check_embedding_table(header, vocabulary_size)
     heads = max(find_whole_or_each(header, f"{architecture}.attention.head_count", blocks) or (0,))
     key_length, value_length = _head_lengths(header, architecture, heads)
     window = read_sliding_window(header, architecture, blocks)
-    templates = read_chat_templates(header)
-    if templates and "default" not in templates:
-        warnings.append(f"the file has no default chat template, only {', '.join(sorted(templates))}")
     tensor_types = _tensor_types(header)
     return ModelInfo(
         format=ModelFormat.GGUF,
@@ -69,19 +62,31 @@ def describe_gguf(header: GgufHeader, *, family: str | None = None) -> ModelInfo
         value_length=value_length,
         sliding_window=window.tokens if window else None,
         sliding_window_layers=window.blocks if window else (),
-        vocabulary_size=vocabulary_size,
+        vocabulary_size=_vocabulary_size(header, architecture),
         tensor_bytes=sum(tensor.size_bytes for tensor in header.tensors),
         tensor_types=tensor_types,
         experts=find_whole(header, f"{architecture}.expert_count") or 0,
         experts_used=max(find_whole_or_each(header, f"{architecture}.expert_used_count", blocks) or (0,)),
         tokenizer_model=find_text(header, TOKENIZER_KEY),
         tokenizer_pre=find_text(header, "tokenizer.ggml.pre"),
-        chat_template=templates.get("default"),
+        chat_template=read_chat_templates(header).get("default"),
         special_tokens=_special_tokens(header),
         family=family,
         files=tuple(ModelFile(path=path, size_bytes=size_bytes) for path, size_bytes in header.parts),
-        warnings=tuple(warnings),
+        warnings=warnings,
     )
+
+
+def _check(header: GgufHeader) -> tuple[str, ...]:
+    """Run every check; return what is odd but not fatal."""
+    check_model(header)
+    warnings = [*header.warnings, *check_vocabulary(header)]
+    if has_vocabulary(header):
+        check_embedding_table(header, _vocabulary_size(header, check_architecture(header)))
+    templates = read_chat_templates(header)
+    if templates and "default" not in templates:
+        warnings.append(f"the file has no default chat template, only {', '.join(sorted(templates))}")
+    return tuple(warnings)
 
 
 def _vocabulary_size(header: GgufHeader, architecture: str) -> int:

@@ -17,6 +17,7 @@ __all__ = ["read_tensors"]
 _MAX_NAME_BYTES = 63  # Source: GGML_MAX_NAME is 64 with the closing zero (ggml.h)
 _MAX_DIMENSIONS = 4  # Source: GGML_MAX_DIMS (ggml.h)
 _MAX_BYTES = 2**63 - 1
+_DATA_ALIGNMENT = 32  # Source: TENSOR_ALIGNMENT (ggml-impl.h): a mapped file's data must begin at a multiple of it
 _unpack_u64: Callable[[bytes, int], tuple[int]] = struct.Struct("<Q").unpack_from
 _unpack_u32: Callable[[bytes, int], tuple[int]] = struct.Struct("<I").unpack_from
 # What follows the number of dimensions: the dimensions, the type, the offset.
@@ -53,6 +54,10 @@ def read_tensors(window: HeaderWindow, position: int, count: int, alignment: int
         tensors.append(tensor)
     _check_names(window, tensors)
     _check_complete(window, tensors)
+    if tensors and data_offset % _DATA_ALIGNMENT:
+        raise damaged(
+            window.path, f"its weights begin at byte {data_offset:,}, which is not a multiple of {_DATA_ALIGNMENT}"
+        )
     return tuple(tensors), data_offset
 
 

@@ -34,6 +34,8 @@ _HALLMARKS = {
     "plamo2": (b"<0x0A>",),
     "rwkv": (b"\\n",),
     "bert": (b"[UNK]", b"<unk>"),
+    "gemma4": (b"<0x0A>",),
+    "t5": ("\u2581".encode(),),  # the mark that stands for a space
 }
 # -1 in an unsigned field: exporters write it for "there is none".
 _NO_TOKEN = 0xFFFFFFFF
