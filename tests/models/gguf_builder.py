@@ -125,7 +125,8 @@ def build_gguf(
     with_data: bool = True,
 ) -> bytes:
     """Write a file; the counts may lie, and the pairs may come twice when they are given as a list."""
-    rows = list((llama_pairs() if pairs is None else pairs).items()) if not isinstance(pairs, list) else pairs
+    pairs = llama_pairs() if pairs is None else pairs
+    rows = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
     out = [magic, struct.pack("<I", version)]
     out.append(struct.pack("<Q", len(tensors) if tensor_count is None else tensor_count))
     out.append(struct.pack("<Q", len(rows) if pair_count is None else pair_count))

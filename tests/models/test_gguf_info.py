@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import gguf_builder as build
+import gguf_builder as build  # type: ignore[import-not-found]
 import pytest
 from gguf_builder import Raw, Tensor, build_gguf, f32, llama_pairs, text, u32, write_tiny_llama_gguf
 
@@ -29,7 +29,7 @@ def info_of(tmp_path: Path) -> Any:
     return info_of
 
 
-def renamed(architecture: str, blocks: int = 12, **changes: Raw | None) -> dict[str, Raw | None]:
+def renamed(architecture: str, blocks: int = 12, /, **changes: Raw | None) -> dict[str, Raw | None]:
     """The sound llama as another architecture; keys of `changes` without a dot get its name in front."""
     moved: dict[str, Raw | None] = {}
     for key, value in llama_pairs().items():
@@ -293,7 +293,7 @@ def test_experts_and_head_lengths(info_of: Any) -> None:
     )
     assert (info.experts, info.experts_used, info.key_length, info.value_length) == (128, 8, 128, 16)
     latent = {"key_length": u32(576), "value_length": u32(512), "key_length_mla": u32(192), "head_count_kv": u32(1)}
-    info = info_of(**renamed("deepseek2", **{f"attention__{key}": value for key, value in latent.items()}))
+    info = info_of(**renamed("deepseek2", 12, **{f"attention__{key}": value for key, value in latent.items()}))
     assert (info.kv_heads[0], info.key_length, info.value_length) == (1, 576, 0)
 
 
