@@ -14,13 +14,15 @@ from pathlib import Path
 
 from llmrun.errors import NetworkError, StorageError
 from llmrun.models.download_http import RETRY_AFTER_SECONDS, HttpError, HttpReply, HttpSession
-from llmrun.models.download_part import Digest, PartFile, free_bytes, storage_errors
+from llmrun.models.download_part import Digest, PartFile
+from llmrun.models.store_errors import free_bytes, storage_errors
 from llmrun.progress import Progress
 
 __all__ = ["Digest", "Transfer", "download", "format_bytes", "locked", "require_space"]
 
 RESERVE_BYTES = 256 << 20  # stays free, so that the machine goes on working
 SPACE_CHECK_BYTES = 256 << 20
+PROGRESS_BYTES = 1 << 20  # a connection that broke after less than this has failed
 PARTIAL_CONTENT = 206
 RANGE_NOT_SATISFIABLE = 416
 
@@ -132,8 +134,8 @@ def _fetch_rest(transfer: Transfer, part: PartFile, session: HttpSession, progre
         try:
             _fetch_once(transfer, part, session, progress)
         except HttpError as error:
-            failures = 0 if part.size_bytes > before else failures + 1
-            # A server that stalls twice in a row has cost enough time.
+            failures = 0 if part.size_bytes >= before + PROGRESS_BYTES else failures + 1
+            # A server that stalls again right after it answered has cost enough time.
             final = failures > (0 if error.stalled else len(RETRY_AFTER_SECONDS))
             if final or not (error.passing or error.stalled):
                 raise

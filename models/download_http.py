@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -241,6 +242,7 @@ def retried(action: Callable[[], _Result], progress: Progress) -> _Result:
     return action()
 
 
+@cache
 def _certificates() -> "ssl.SSLContext":
     """Trust what httpx ships, what the system trusts, and the bundles that the user's environment names."""
     import httpx

@@ -5,25 +5,22 @@ they are flushed to the disk and renamed. Whatever interrupts this leaves a `.pa
 `NAME.part.json` holds the server's ETag of those bytes, so that the rest is asked for only if they are still the same.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from llmrun.errors import NetworkError, StorageError
+from llmrun.errors import NetworkError
+from llmrun.models.store_errors import storage_errors
 from llmrun.progress import Progress
 
-__all__ = ["Digest", "PartFile", "free_bytes", "storage_errors"]
+__all__ = ["Digest", "PartFile"]
 
 READ_BYTES = 4 << 20
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _VALIDATOR = re.compile(r'"[\x21\x23-\x7e]{1,256}"')  # a strong ETag; a weak one cannot vouch for single bytes
 
 
@@ -162,28 +159,3 @@ class PartFile:
             return hashlib.sha256()
         # Source: "Git Objects" in Pro Git; sha1 names the object there, it protects nothing.
         return hashlib.sha1(b"blob %d\0" % (self._expected_bytes or 0), usedforsecurity=False)
-
-
-def free_bytes(folder: Path) -> int:
-    """Return what may still be written below `folder`, which need not exist yet."""
-    import shutil
-
-    while not folder.exists() and folder.parent != folder:
-        folder = folder.parent
-    with storage_errors(folder):
-        return shutil.disk_usage(folder).free
-
-
-@contextmanager
-def storage_errors(path: Path, *, kept_bytes: int | None = None) -> Iterator[None]:
-    """Turn what the operating system says about a file of the cache into a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        kept = "" if kept_bytes is None else f"; the {kept_bytes:,} bytes that are there were kept"
-        if error.errno in NO_SPACE:
-            raise StorageError(
-                f"the disk is full: cannot write {path}{kept}",
-                fix="make room (llmrun models list shows what takes it), then run the same command again: it goes on",
-            ) from error
-        raise StorageError(f"cannot use {path}: {error.strerror or error}{kept}") from error

@@ -18,8 +18,8 @@ from llmrun.errors import ModelFileError, NetworkError, SecurityError
 from llmrun.models import hub_cache
 from llmrun.models.download import Digest, Transfer, download, require_space
 from llmrun.models.download_http import HttpError, HttpSession, retried
-from llmrun.models.download_part import storage_errors
 from llmrun.models.hub_choice import choose_gguf, gguf_sets, hugging_face_files, is_pickle_only
+from llmrun.models.store_errors import storage_errors
 from llmrun.progress import Progress
 
 __all__ = ["HubPull", "HubRepository", "hub_endpoint", "pull_from_hub"]

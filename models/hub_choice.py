@@ -114,18 +114,29 @@ def is_pickle_only(paths: Iterable[str]) -> bool:
 
 
 def _exact(paths: Sequence[str], sets: tuple[GgufSet, ...], tag: str) -> GgufSet | None:
-    for entry in sets:
-        if tag in entry.files:
-            return entry
-    named = [path for path in paths if path == tag]
-    if not named:
-        named = [path for path in paths if path.rsplit("/", 1)[-1] == tag]
-        for entry in sets:
-            if len(named) == 1 and named[0] in entry.files:
-                return entry
-    if len(named) != 1:
-        return None
-    return GgufSet(name=named[0], files=(named[0],), quantization=quantization_of(named[0]))
+    """Return what is called like this: the path, or the file name in any folder, in the same case or any."""
+    for same in (_same_path, _same_name):
+        named = [path for path in paths if same(path, tag)]
+        # A file that the repository splits is still meant by its whole name.
+        of_sets = [entry for entry in sets if any(same(path, tag) for path in (*entry.files, _whole_name(entry)))]
+        if len(of_sets) == 1:
+            return of_sets[0]
+        if len(named) == 1 and not of_sets:
+            return GgufSet(name=named[0], files=(named[0],), quantization=quantization_of(named[0]))
+    return None
+
+
+def _same_path(path: str, tag: str) -> bool:
+    return path == tag
+
+
+def _same_name(path: str, tag: str) -> bool:
+    return path.rsplit("/", 1)[-1].lower() == tag.lower()
+
+
+def _whole_name(entry: GgufSet) -> str:
+    match = _SPLIT.fullmatch(entry.name)
+    return f"{match['stem']}.gguf" if match else entry.name
 
 
 def _by_quantization(sets: tuple[GgufSet, ...], tag: str, where: str) -> GgufSet:

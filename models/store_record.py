@@ -8,9 +8,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrun.models.download_part import storage_errors
+from llmrun.models.store_errors import storage_errors
 
-__all__ = ["FileRecord", "finished_files", "read_record", "unfinished_files", "write_record"]
+__all__ = ["FileRecord", "finished_files", "read_record", "record_path", "unfinished_files", "write_record"]
 
 SUFFIX = ".llmrun.json"
 VERSION = 1
@@ -39,13 +39,13 @@ def write_record(path: Path, *, sha256: str, source: str) -> None:
     with storage_errors(draft):
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
             json.dump(record, file)
-        draft.replace(_record_path(path))
+        draft.replace(record_path(path))
 
 
 def read_record(path: Path) -> FileRecord | None:
     """Return what was recorded for a file, or None when nothing was or the file has changed since."""
     try:
-        stored = json.loads(_record_path(path).read_text("utf-8"))
+        stored = json.loads(record_path(path).read_text("utf-8"))
         state = path.stat()
         same = (stored["size_bytes"], stored["modified_ns"]) == (state.st_size, state.st_mtime_ns)
         known = stored["version"] == VERSION and same
@@ -72,5 +72,6 @@ def _files(folder: Path, *, hidden: bool = False) -> list[Path]:
     return [folder / name for name in names if hidden or not name.startswith(".")]
 
 
-def _record_path(path: Path) -> Path:
+def record_path(path: Path) -> Path:
+    """Return where the record of a file is."""
     return path.with_name(path.name + SUFFIX)
