@@ -17,7 +17,7 @@ from llmrun.errors import NoUsableEngineError
 __all__ = ["Native", "load_native"]
 
 _INSTALL = "llmrun install llama-cpp"
-_WARN, _ERROR, _CONTINUE = 2, 3, 5  # enum ggml_log_level
+_WARN, _ERROR, _CONTINUE = 3, 4, 5  # enum ggml_log_level in ggml.h
 
 
 class Native:
