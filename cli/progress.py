@@ -123,7 +123,7 @@ class PlainProgress:
 
     def note(self, text: str) -> None:
         """Say a line."""
-        report_line(text)
+        report_line(f"llmrun: {text}")
 
 
 class TerminalProgress:
@@ -159,9 +159,11 @@ class TerminalProgress:
     def note(self, text: str) -> None:
         """Say a line above the bar."""
         if self._bars is None:
-            report_line(text)
+            report_line(f"llmrun: {text}")
         else:
-            self._bars.console.print(inert(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
+            self._bars.console.print(
+                inert(f"llmrun: {text}"), markup=False, highlight=False, emoji=False, soft_wrap=True
+            )
 
 
 def _bytes_bar() -> "Bars":

@@ -12,12 +12,13 @@ from pathlib import Path
 from llmrun import folders
 from llmrun.errors import UsageError
 from llmrun.models import hub_cache, store_record
+from llmrun.models.catalogue import family_of_file, family_of_repo
 from llmrun.models.hub_choice import gguf_sets, quantization_of
 from llmrun.models.resolver_disk import found_in_snapshot
 from llmrun.models.store_errors import storage_errors
 from llmrun.models.types import LocalModel, ModelFile
 
-__all__ = ["StoredModel", "UnfinishedFile", "list_models", "list_unfinished", "remove_model"]
+__all__ = ["StoredModel", "UnfinishedFile", "check_removable", "list_models", "list_unfinished", "remove_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class StoredModel:
         path: The file, or the folder.
         files: Every file.
         source: `huggingface-cache` or `llmrun-cache`.
+        family: Catalogue family, or None.
     """
 
     name: str
@@ -39,6 +41,7 @@ class StoredModel:
     path: Path
     files: tuple[ModelFile, ...]
     source: str
+    family: str | None
 
     @property
     def size_bytes(self) -> int:
@@ -67,6 +70,18 @@ def list_unfinished() -> tuple[UnfinishedFile, ...]:
     return tuple(UnfinishedFile(path=path, size_bytes=path.stat().st_size) for path in found)
 
 
+def check_removable(model: LocalModel) -> None:
+    """Refuse a model that is not in a cache of llmrun or the hub.
+
+    Raises:
+        UsageError: It is the user's own.
+    """
+    if not _is_own(model) and not _shared_repository(model):
+        raise UsageError(
+            f"{model.path} is outside the caches, so it is yours to delete", fix=f"if you want it gone: rm {model.path}"
+        )
+
+
 def remove_model(model: LocalModel) -> int:
     """Remove the files of a model from its cache, and return how many bytes became free.
 
@@ -74,18 +89,24 @@ def remove_model(model: LocalModel) -> int:
         UsageError: The model is not in a cache of llmrun or the hub.
         StorageError: A file cannot be removed.
     """
-    own, shared = folders.cache_folder("models", "pypi"), hub_cache.hub_cache_folder()
-    places = [_place_below(file.path, own) for file in model.files]
-    if all(len(place) == 2 for place in places):
-        with storage_errors(own):
-            return _remove_own(model)
+    check_removable(model)
+    repository = _shared_repository(model)
+    with storage_errors(model.path):
+        return _remove_shared(model, repository) if repository else _remove_own(model)
+
+
+def _is_own(model: LocalModel) -> bool:
+    own = folders.cache_folder("models", "pypi")
+    return bool(model.files) and all(len(_place_below(file.path, own)) == 2 for file in model.files)
+
+
+def _shared_repository(model: LocalModel) -> Path | None:
+    """Return the repository of the shared cache whose snapshots show every file of the model, or None."""
+    shared = hub_cache.hub_cache_folder()
     places = [_place_below(file.path, shared) for file in model.files]
-    if all(place[1:2] == ("snapshots",) for place in places):
-        with storage_errors(shared):
-            return _remove_shared(model, shared.resolve() / places[0][0])
-    raise UsageError(
-        f"{model.path} is outside the caches, so it is yours to delete", fix=f"if you want it gone: rm {model.path}"
-    )
+    if not places or any(place[:1] != places[0][:1] or place[1:2] != ("snapshots",) for place in places):
+        return None
+    return shared.resolve() / places[0][0]
 
 
 def _own_models() -> Iterator[StoredModel]:
@@ -100,6 +121,7 @@ def _own_models() -> Iterator[StoredModel]:
                 path=path,
                 files=(ModelFile(path=path, size_bytes=path.stat().st_size, sha256=record.sha256 if record else None),),
                 source="llmrun-cache",
+                family=family_of_file(path.name),
             )
 
 
@@ -132,6 +154,7 @@ def _in_snapshot(snapshot: Path, repository: str, name: str) -> Iterator[StoredM
                 path=found.path,
                 files=found.files,
                 source=found.source,
+                family=family_of_repo(repository) or family_of_file(found.path.name),
             )
 
 
