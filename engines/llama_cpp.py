@@ -51,7 +51,7 @@ class LlamaCppEngine:
         params.n_gpu_layers = plan.gpu_layers
         params.vocab_only = plan.vocabulary_only
         params.progress_callback = callback = api.llama_progress_callback(report)
-        native.log.clear()
+        native.errors.clear()
         model = api.llama_model_load_from_file(plan.model_path.encode(), params)
         del callback
         if not model:
@@ -283,7 +283,7 @@ class LlamaCppSession:
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_AUTO
         params.swa_full = False
         params.no_perf = True
-        self._native.log.clear()
+        self._native.errors.clear()
         context = api.llama_init_from_model(self._model, params)
         if not context:
             raise NotEnoughMemoryError(

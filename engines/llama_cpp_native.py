@@ -7,9 +7,9 @@ path. Log lines of the library are kept, because the cause of a failure is told 
 
 import ctypes
 import importlib.util
+import re
 import sys
 import types
-from collections import deque
 from typing import Any
 
 from llmrun.errors import NoUsableEngineError
@@ -17,7 +17,9 @@ from llmrun.errors import NoUsableEngineError
 __all__ = ["Native", "load_native"]
 
 _INSTALL = "llmrun install llama-cpp"
-_WARN, _ERROR, _CONTINUE = 3, 4, 5  # enum ggml_log_level in ggml.h
+_CALL_STACK = re.compile(r"^(?:\w+: |error loading model(?: \w+)?: )+")  # "llama_model_load: error loading model: "
+_KEPT_ERRORS = 40
+_ERROR, _CONTINUE = 4, 5  # enum ggml_log_level in ggml.h
 
 
 class Native:
@@ -25,13 +27,13 @@ class Native:
 
     Attributes:
         api: The module `llama_cpp.llama_cpp`.
-        log: The last warnings and errors of the library, oldest first.
+        errors: The first error lines since the list was cleared.
         stop_when_set: A C function for llama_set_abort_callback: true once the byte it is given is not NUL.
     """
 
     def __init__(self, api: Any) -> None:
         self.api = api
-        self.log: deque[str] = deque(maxlen=40)
+        self.errors: list[str] = []
         self._level = 0
         self._callback = api.llama_log_callback(self._keep)
         api.llama_log_set(self._callback, None)
@@ -42,13 +44,16 @@ class Native:
     def _keep(self, level: int, text: bytes, _data: object) -> None:
         if level != _CONTINUE:
             self._level = level
-        if self._level in (_WARN, _ERROR):
-            self.log.append(text.decode("utf-8", "replace").rstrip())
+        if self._level == _ERROR and len(self.errors) < _KEPT_ERRORS:
+            self.errors.append(text.decode("utf-8", "replace").rstrip())
 
     def cause(self) -> str:
-        """Return the library's own last error lines as one sentence, or the empty string."""
-        errors = [line for line in self.log if line and not line.isspace()]
-        return "; ".join(errors[-3:])
+        """Return the first error line since the list was cleared, without its call stack, or the empty string.
+
+        The first one is the cause; those after it come from the functions that passed the failure on.
+        """
+        first = next((line for line in self.errors if line.strip()), "")
+        return _CALL_STACK.sub("", first).strip()
 
 
 def load_native() -> Native:
