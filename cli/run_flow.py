@@ -18,9 +18,11 @@ from llmrun.cli.signals import interrupt_descriptor
 from llmrun.engines.client import Interrupted, WorkerClient
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.prepare import Prepared, prepare
+from llmrun.engines.prompting import conversation_prompt, verbatim_prompt
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions
 from llmrun.errors import ExitCode
-from llmrun.models.prompt import RenderedPrompt
+from llmrun.models.prompt import Message, RenderedPrompt
+from llmrun.models.render import TemplateRenderer
 
 __all__ = ["RunRequest", "execute"]
 
@@ -81,7 +83,8 @@ def execute(request: RunRequest) -> None:
     worker = early.take_worker(prepared.plan.engine)
     try:
         worker.send_load(prepared.plan)
-        rendered = _render(request, prompt, prepared)
+        with TemplateRenderer() as renderer:
+            rendered = _render(request, prompt, prepared, renderer)
         notices.add(*rendered.notices)
         if request.dry_run:
             _show_dry_run(request, worker, prepared, rendered)
@@ -192,10 +195,11 @@ def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> No
         progress.finish()
 
 
-def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared) -> RenderedPrompt:
+def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared, renderer: TemplateRenderer) -> RenderedPrompt:
     """Turn the prompt into what the model sees."""
-    from llmrun.models.prompt import raw_prompt
-
     if request.raw:
-        return raw_prompt(prompt.typed or "", prompt.attached)
-    raise NotImplementedError
+        return verbatim_prompt(prepared, prompt.typed or "", prompt.attached)
+    messages = [Message(role="user", content=prompt.text)]
+    if request.system:
+        messages.insert(0, Message(role="system", content=request.system))
+    return conversation_prompt(prepared, messages, renderer)

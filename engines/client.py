@@ -25,7 +25,18 @@ __all__ = ["Interrupted", "WorkerClient"]
 _EVIDENCE_BYTES = 64 << 10
 _TIMEOUT_SECONDS = 600.0
 _CANCEL_SECONDS = 0.9
-_PASSED_ON = ("PATH", "HOME", "USER", "TMPDIR", "LANG", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD")
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "USER",
+    "TMPDIR",
+    "LANG",
+    "TZ",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LLAMA_CPP_LIB_PATH",
+)
 _PASSED_ON_PREFIXES = (
     "LC_",
     "PYTHON",

@@ -7,7 +7,8 @@ from llmrun.engines.selection import Selection, find_installed, select_engine
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import ModelFileError
 from llmrun.hardware.machine import probe_machine
-from llmrun.models.gguf_info import read_gguf_info
+from llmrun.models.gguf import GgufHeader, read_gguf_header
+from llmrun.models.gguf_info import describe_gguf
 from llmrun.models.reference import parse_reference
 from llmrun.models.resolver import resolve
 from llmrun.models.types import LocalModel, ModelInfo
@@ -21,6 +22,7 @@ class Prepared:
     """A model that is on this disk, the engine chosen for it, and the plan to load it with."""
 
     model: LocalModel
+    header: GgufHeader
     info: ModelInfo
     selection: Selection
     plan: LoadPlan
@@ -37,16 +39,19 @@ def prepare(
     """
     check_request(request)
     model = resolve(parse_reference(reference), offline=offline, progress=progress)
-    info = _read_info(model)
+    header = _read_header(model)
+    info = describe_gguf(header, family=model.family)
     selection = select_engine(info, find_installed(), engine)
     plan, notices = make_plan(selection.chosen, model, info, probe_machine(), request)
-    return Prepared(model=model, info=info, selection=selection, plan=plan, notices=(*info.warnings, *notices))
+    return Prepared(
+        model=model, header=header, info=info, selection=selection, plan=plan, notices=(*info.warnings, *notices)
+    )
 
 
-def _read_info(model: LocalModel) -> ModelInfo:
+def _read_header(model: LocalModel) -> GgufHeader:
     if model.path.is_dir():
         raise ModelFileError(
             f"{model.path} is a Hugging Face folder; this version of llmrun runs GGUF files",
             fix="a GGUF version of the model",
         )
-    return read_gguf_info(model.path, family=model.family)
+    return read_gguf_header(model.path)

@@ -18,7 +18,7 @@ from llmrun.engines import wire
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.protocol import Engine, Session
 from llmrun.engines.types import EngineName
-from llmrun.errors import LlmrunError, ModelFileError, NoUsableEngineError, PromptTooLongError, UsageError
+from llmrun.errors import LlmrunError, NoUsableEngineError, PromptTooLongError, UsageError
 
 __all__ = ["main"]
 

@@ -1,0 +1,50 @@
+"""From a conversation to the segments that an engine tokenizes, with the template and tokens of the prepared model."""
+
+from collections.abc import Sequence
+
+from llmrun.engines.prepare import Prepared
+from llmrun.models.gguf_vocabulary import read_control_tokens
+from llmrun.models.prompt import (
+    Message,
+    RenderedPrompt,
+    Renderer,
+    choose_template,
+    completion_prompt,
+    raw_prompt,
+    render_prompt,
+)
+
+__all__ = ["conversation_prompt", "verbatim_prompt"]
+
+_HARMONY_TOKENS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>")
+"""Tokens that llama.cpp recognises in plain text whatever type their file gives them. Source: llama-vocab.cpp."""
+
+
+def conversation_prompt(prepared: Prepared, messages: Sequence[Message], renderer: Renderer) -> RenderedPrompt:
+    """Render a conversation with the model's template, or as plain text (with a notice) where it has none.
+
+    Raises:
+        LlmrunError: The template is broken, refuses the conversation, or does what it must not.
+    """
+    info = prepared.info
+    control = read_control_tokens(prepared.header)
+    template = choose_template(info)
+    if template is None:
+        return completion_prompt(messages, special_tokens=info.special_tokens, control_tokens=control)
+    # llama.cpp finds user-defined tokens in any text. Those that the template is made of steer the model as control
+    # tokens do; the others (runs of spaces, HTML tags) are ordinary words.
+    defined = (*read_control_tokens(prepared.header, user_defined=True), *_HARMONY_TOKENS)
+    steering = {text for text in defined if not text.isspace() and text in template.source}
+    return render_prompt(
+        template,
+        messages,
+        renderer,
+        special_tokens=info.special_tokens,
+        control_tokens=control,
+        always_parsed=sorted(steering - set(control)),
+    )
+
+
+def verbatim_prompt(prepared: Prepared, typed: str, attached: Sequence[str]) -> RenderedPrompt:
+    """Return a prompt without a template; control tokens in what was typed are meant, in what was read they are not."""
+    return raw_prompt(typed, attached, read_control_tokens(prepared.header))
