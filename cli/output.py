@@ -92,9 +92,13 @@ class TerminalWriter:
         self._is_terminal = os.isatty(1)
         self._at_line_start = True
         self._console: Any = None
+        self._segment: Any = None
+        self._segments: Any = None
         if self._is_terminal:
             from rich.console import Console
+            from rich.segment import Segment, Segments
 
+            self._segment, self._segments = Segment, Segments
             self._console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def write(self, text: str) -> None:
@@ -108,7 +112,8 @@ class TerminalWriter:
             return
         self._at_line_start = text.endswith("\n")
         try:
-            self._console.out(text, end="", highlight=False)
+            # A segment goes out as it is: a Text would have its tabs expanded from the start of each piece.
+            self._console.print(self._segments([self._segment(text)]), end="", soft_wrap=True)
             self._console.file.flush()
         except UnicodeEncodeError:
             write_out(text)

@@ -76,8 +76,8 @@ def test_broken_file(llmrun: Callable[..., Any], tmp_path: Path, data: bytes, sa
     [
         pytest.param(lambda path: None, 3, "m.gguf", id="01 missing"),
         pytest.param(Path.mkdir, 4, "no model", id="02 empty folder"),
-        pytest.param(os.mkfifo, 4, "not a file", id="02 FIFO"),
-        pytest.param(lambda path: path.symlink_to("/dev/zero"), 4, "not a file", id="02 device"),
+        pytest.param(os.mkfifo, 4, "is a pipe", id="02 FIFO"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), 4, "is a device", id="02 device"),
         pytest.param(lambda path: path.symlink_to(path), 4, "m.gguf", id="02 link to itself"),
     ],
 )
