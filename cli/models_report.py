@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 VERSION = 1
-QUANTIZATIONS_WIDTH, SIZES_WIDTH = 48, 22  # what is left of 80 columns
+QUANTIZATIONS_WIDTH, SIZES_WIDTH = 48, 14  # what is left of 80 columns
 _WHERE = {"llmrun-cache": "llmrun", "huggingface-cache": "hub cache", "path": "path"}
 
 
@@ -66,7 +66,7 @@ def list_document(models: Sequence[StoredModel], unfinished: Sequence[Unfinished
 
 def catalogue_text(families: Iterable[Family]) -> str:
     """Return the table of every name in the catalogue."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for family in sorted(families, key=lambda family: family.name.lower()):
         first, *others = _wrapped(_sizes(family), SIZES_WIDTH)
         rows.append((family.name, family.kind, " ".join(_formats(family)), first))

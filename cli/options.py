@@ -93,6 +93,7 @@ Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
+        metavar="N",
         envvar="LLMRUN_THREADS",
         min=1,
         max=1024,
@@ -104,6 +105,7 @@ GpuLayers = Annotated[
     int | None,
     typer.Option(
         "--gpu-layers",
+        metavar="N",
         envvar="LLMRUN_GPU_LAYERS",
         min=-1,
         max=100_000,
@@ -130,6 +132,7 @@ Temperature = Annotated[
     float,
     typer.Option(
         "--temperature",
+        metavar="T",
         envvar="LLMRUN_TEMPERATURE",
         min=0,
         callback=_finite,
@@ -141,6 +144,7 @@ TopP = Annotated[
     float,
     typer.Option(
         "--top-p",
+        metavar="P",
         envvar="LLMRUN_TOP_P",
         min=0,
         max=1,
@@ -153,6 +157,7 @@ TopK = Annotated[
     int,
     typer.Option(
         "--top-k",
+        metavar="K",
         envvar="LLMRUN_TOP_K",
         min=0,
         max=2**31 - 1,
@@ -164,6 +169,7 @@ MinP = Annotated[
     float,
     typer.Option(
         "--min-p",
+        metavar="P",
         envvar="LLMRUN_MIN_P",
         min=0,
         max=1,
@@ -176,6 +182,7 @@ RepeatPenalty = Annotated[
     float,
     typer.Option(
         "--repeat-penalty",
+        metavar="X",
         envvar="LLMRUN_REPEAT_PENALTY",
         callback=_positive,
         help="Make the last 64 tokens less likely; 1 does nothing.",
@@ -186,6 +193,7 @@ MaxTokens = Annotated[
     int | None,
     typer.Option(
         "--max-tokens",
+        metavar="N",
         envvar="LLMRUN_MAX_TOKENS",
         min=1,
         max=2**31 - 1,
@@ -197,6 +205,7 @@ Seed = Annotated[
     int | None,
     typer.Option(
         "--seed",
+        metavar="N",
         envvar="LLMRUN_SEED",
         min=0,
         max=_LARGEST_SEED,

@@ -21,9 +21,10 @@ def run(
             help="A catalogue name with an optional tag, a path, ORG/REPO[@REVISION][:FILE], or pypi:DIST.",
         ),
     ],
-    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="What to answer.")] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="What to answer.")] = None,
     file: Annotated[
-        list[Path] | None, typer.Option("--file", "-f", help="Put this file before the prompt; may be repeated.")
+        list[Path] | None,
+        typer.Option("--file", "-f", metavar="PATH", help="Put this file before the prompt; may be repeated."),
     ] = None,
     system: common.System = None,
     raw: Annotated[
@@ -58,7 +59,7 @@ def run(
     json_output: common.JsonOutput = False,
     quiet: common.Quiet = False,
 ) -> None:
-    r"""Answer one prompt.
+    """Answer one prompt.
 
     The prompt is the argument, what is piped in, the files, or all of them: files first, the argument last.
     The answer goes to standard output as it is written; everything else goes to standard error.
@@ -68,7 +69,7 @@ def run(
     git diff | llmrun run ./model.gguf "Write a commit message."
     llmrun run llama-2-chat:7b-q4_k_m --file report.txt "Summarize." --temperature 0
     llmrun run smollm2-135m-instruct "2+2?" --json | jq -r .text
-    """
+    """  # noqa: D301 - Typer reads the control character as "keep these lines as they are"
     from llmrun.cli.run_flow import RunRequest, execute
 
     execute(
