@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model and engine", "Sampling", "Output"
-_LARGEST_SEED = 2**32 - 2  # 2^32 - 1 means "any seed" to llama.cpp
+LARGEST_SEED = 2**32 - 2  # 2^32 - 1 means "any seed" to llama.cpp
 
 
 def _finite(value: float | None) -> float | None:
@@ -208,7 +208,7 @@ Seed = Annotated[
         metavar="N",
         envvar="LLMRUN_SEED",
         min=0,
-        max=_LARGEST_SEED,
+        max=LARGEST_SEED,
         help="Same seed, same answer [default: another one each time, shown by --stats and --json].",
         rich_help_panel=SAMPLING_PANEL,
     ),

@@ -1,12 +1,13 @@
 """`llmrun run`: one prompt, one answer."""
 
-import secrets
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmrun.cli import options as common
+from llmrun.cli.options import LARGEST_SEED
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.types import EngineName, SamplingOptions
 
@@ -94,7 +95,7 @@ def run(
                 min_p=min_p,
                 repeat_penalty=repeat_penalty,
                 max_tokens=max_tokens,
-                seed=secrets.randbelow(2**32 - 1) if seed is None else seed,
+                seed=int.from_bytes(os.urandom(4)) % (LARGEST_SEED + 1) if seed is None else seed,
                 stop=tuple(stop),
             ),
             offline=offline,
