@@ -115,7 +115,7 @@ class TemplateRenderer:
         if not self._ready:
             self._receive(_START_SECONDS, starting=True)
             self._ready = True
-        body = json.dumps(request).encode()
+        body = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(len(body).to_bytes(4, "big") + body)

@@ -15,7 +15,7 @@ import sys
 from typing import Any, BinaryIO
 
 _MEMORY_BYTES = 512 << 20
-_CPU_SECONDS = 4
+_CPU_SECONDS = 3
 _MAX_OUTPUT_CHARACTERS = 16 << 20
 _MAX_REQUEST_BYTES = 256 << 20
 
