@@ -90,7 +90,7 @@ def judge_engine(engine: EngineName, info: ModelInfo, installed: Mapping[EngineN
     if info.format not in _READS[engine]:
         blockers.append(Reason(code="format", detail=f"does not read {info.format}"))
     if engine not in _RUNNABLE:
-        blockers.append(Reason(code="adapter", detail="llmrun can install it, and does not drive it yet"))
+        blockers.append(Reason(code="adapter", detail="is not driven by this version of llmrun"))
     if not installed.get(engine, False):
         blockers.append(Reason(code="not-installed", detail="is not installed", fix=f"llmrun install {engine}"))
     return Verdict(engine=engine, eligible=not blockers, reasons=tuple(blockers))
