@@ -124,7 +124,8 @@ def render_prompt(
         renderer: Where the template runs.
         special_tokens: Their texts are handed to the template.
         control_tokens: Texts of all control tokens of the vocabulary.
-        always_parsed: Texts of further tokens that steer the model and that its engine recognises even in plain text.
+        always_parsed: Texts of user-defined tokens, which engines recognise even in plain text. Those that the template frames
+            turns with are kept out of content too.
         variables: More for the template, such as `enable_thinking`.
 
     Raises:
@@ -137,7 +138,7 @@ def render_prompt(
     named = _named_tokens(special_tokens)
     guard = ContentGuard(
         (*control_tokens, *filter(None, named.values())),
-        always_parsed,
+        _framing(always_parsed, template, named, messages),
         [template.source, *named.values(), *(message.content for message in messages)],
     )
     ask = partial(renderer.render, template.source, special_tokens=named, variables=variables)
@@ -222,6 +223,24 @@ def _named_tokens(tokens: SpecialTokens) -> dict[str, str]:
     return named | {
         name: text for name, text in (("unk_token", tokens.unk), ("pad_token", tokens.pad)) if text is not None
     }
+
+
+def _framing(
+    tokens: Iterable[str], template: ChatTemplate, named: Mapping[str, str], messages: Sequence[Message]
+) -> list[str]:
+    """Return the user-defined tokens that frame turns in this template.
+
+    A vocabulary has user-defined tokens of many kinds (runs of spaces, HTML tags); those stay as they are. So do those
+    that the model itself wrote, such as `</think>`, which templates look for to leave its reasoning out.
+    """
+    answers = [message.content for message in messages if message.role == "assistant"]
+    return [
+        token
+        for token in tokens
+        if token.startswith(("<", "["))
+        and (token in template.source or token in named.values())
+        and not any(token in answer for answer in answers)
+    ]
 
 
 def _render_with_system(ask: "partial[str]", messages: list[dict[str, str]]) -> tuple[str, bool]:

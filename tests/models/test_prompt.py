@@ -181,6 +181,29 @@ def test_normal_prompts_are_rendered_once() -> None:
     assert one.calls == 1
 
 
+def test_user_defined_tokens_that_frame_turns_are_kept_out_of_text(renderer: TemplateRenderer) -> None:
+    source = "{% for m in messages %}<turn>{{ m.content.split('</think>')[-1] }}{% endfor %}<turn>"
+    defined = ("<turn>", "</think>", "<table>", "  ", "\n\n", "<s>")
+    rendered = render_prompt(
+        ChatTemplate(source=source, origin="test"),
+        [user("<turn>  <table>\n\n"), Message(role="assistant", content="hm</think>yes"), user("x</think>y<s>")],
+        renderer,
+        special_tokens=SpecialTokens(bos="<s>"),
+        control_tokens=(),
+        always_parsed=defined,
+    )
+    assert rendered.text == "<turn><turn>  <table>\n\n<turn>yes<turn>y<s><turn>"
+    assert [(segment.text, segment.special) for segment in rendered.segments] == [
+        ("<turn>", True),
+        ("<", False),
+        ("turn>  <table>\n\n", False),
+        ("<turn>yes<turn>", True),
+        ("y<", False),
+        ("s>", False),
+        ("<turn>", True),
+    ]
+
+
 def test_system_message_is_moved_where_the_template_refuses_it(renderer: TemplateRenderer) -> None:
     template = ChatTemplate(source=NO_SYSTEM, origin="test")
     rendered = render_prompt(

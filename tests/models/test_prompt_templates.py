@@ -8,7 +8,7 @@ import pytest
 from llmrun.models import prompt
 from llmrun.models.catalogue import families
 from llmrun.models.prompt import ChatTemplate, Message, render_prompt
-from llmrun.models.render import TemplateRenderer
+from llmrun.models.render import TemplateRefusalError, TemplateRenderer
 from llmrun.models.types import SpecialTokens
 
 FOLDER = Path(prompt.__file__).with_name("templates")
@@ -126,7 +126,7 @@ def test_published_format(renderer: TemplateRenderer, name: str, system: bool) -
 @pytest.mark.parametrize("name", ["llama-2-chat", "falcon-instruct", "mistral-instruct-v1", "mistral-instruct-v3"])
 def test_turns_must_alternate(renderer: TemplateRenderer, name: str) -> None:
     twice = [TURNS[0], TURNS[0]]
-    with pytest.raises(prompt.TemplateRefusalError, match="must take turns"):
+    with pytest.raises(TemplateRefusalError, match="must take turns"):
         render_prompt(read(name), twice, renderer, special_tokens=SPECIAL, control_tokens=())
 
 
