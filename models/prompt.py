@@ -124,8 +124,8 @@ def render_prompt(
         renderer: Where the template runs.
         special_tokens: Their texts are handed to the template.
         control_tokens: Texts of all control tokens of the vocabulary.
-        always_parsed: Texts of user-defined tokens, which engines recognise even in plain text. Those that the template frames
-            turns with are kept out of content too.
+        always_parsed: Texts of user-defined tokens, which engines recognise even in plain text. Those that the
+            template frames turns with are kept out of content too.
         variables: More for the template, such as `enable_thinking`.
 
     Raises:
