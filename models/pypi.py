@@ -24,6 +24,7 @@ from llmrun.progress import Progress
 __all__ = ["pull_from_pypi"]
 
 PIP_TIMEOUT_SECONDS = 300
+PIP_THAT_ONLY_LOOKS = (25, 3)  # measured: pip 25.2 downloads the wheel in a dry run, 25.3 reads its metadata only
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNREACHABLE = (
     "connection broken",
@@ -98,6 +99,9 @@ def _ask_pip(source: PypiSource, progress: Progress) -> _Wheel:
     wanted = source.distribution + (f"=={source.version}" if source.version else "")
     options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
     command = [sys.executable, "-m", "pip", "install", *options, "--report", "-", wanted]
+    if _pip_version() < PIP_THAT_ONLY_LOOKS:
+        version = ".".join(map(str, PIP_THAT_ONLY_LOOKS))
+        progress.note(f"this pip is older than {version}: it fetches the package by itself, unseen, before it answers")
     progress.begin(f"asking pip for {wanted}", None, "steps")
     try:
         done = subprocess.run(
@@ -110,6 +114,15 @@ def _ask_pip(source: PypiSource, progress: Progress) -> _Wheel:
     if done.returncode != 0:
         raise _pip_failure(wanted, done.stderr)
     return _read_report(done.stdout, source, wanted)
+
+
+def _pip_version() -> tuple[int, ...]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return tuple(int(number) for number in re.findall(r"\d+", version("pip"))[:2])
+    except PackageNotFoundError:
+        return PIP_THAT_ONLY_LOOKS
 
 
 def _pip_failure(wanted: str, stderr: str) -> NetworkError | ModelNotFoundError | UsageError:

@@ -1,7 +1,6 @@
 """The transfer of one file against servers that fail."""
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -12,8 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
+import fake_servers as fake  # type: ignore[import-not-found]
 import pytest
 
 from llmrun.errors import LlmrunError, NetworkError, SecurityError, StorageError, UsageError
@@ -23,18 +23,6 @@ from llmrun.models.download import Digest, Transfer, download
 from llmrun.models.download_http import HttpSession, network_timeout_seconds
 from llmrun.progress import SILENT
 
-
-def load_helper(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
-    if not hasattr(module, "FakeHub"):
-        spec.loader.exec_module(module)
-    return module
-
-
-fake = load_helper("fake_servers")
 DATA = bytes(range(256)) * 2048  # 512 KiB
 SHA256 = hashlib.sha256(DATA).hexdigest()
 

