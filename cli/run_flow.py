@@ -83,8 +83,7 @@ def execute(request: RunRequest) -> None:
     worker = early.take_worker(prepared.plan.engine)
     try:
         worker.send_load(prepared.plan)
-        with TemplateRenderer() as renderer:
-            rendered = _render(request, prompt, prepared, renderer)
+        rendered = _render(request, prompt, prepared)
         notices.add(*rendered.notices)
         if request.dry_run:
             _show_dry_run(request, worker, prepared, rendered)
@@ -195,11 +194,12 @@ def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> No
         progress.finish()
 
 
-def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared, renderer: TemplateRenderer) -> RenderedPrompt:
+def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared) -> RenderedPrompt:
     """Turn the prompt into what the model sees."""
     if request.raw:
         return verbatim_prompt(prepared, prompt.typed or "", prompt.attached)
     messages = [Message(role="user", content=prompt.text)]
     if request.system:
         messages.insert(0, Message(role="system", content=request.system))
-    return conversation_prompt(prepared, messages, renderer)
+    with TemplateRenderer() as renderer:
+        return conversation_prompt(prepared, messages, renderer)

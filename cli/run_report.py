@@ -39,7 +39,8 @@ def stats_line(prepared: Prepared, sampling: SamplingOptions, done: Done, first_
     """Return counts and speeds of an answer in one line."""
     stats = done.stats
     return (
-        f"llmrun: {prepared.plan.engine}; prompt {stats.prompt_tokens:,} tokens at {prefill_rate(stats):,.1f} tokens/s; "
+        f"llmrun: {prepared.plan.engine}; "
+        f"prompt {stats.prompt_tokens:,} tokens at {prefill_rate(stats):,.1f} tokens/s; "
         f"answer {stats.completion_tokens:,} tokens at {decode_rate(stats):,.1f} tokens/s; "
         f"first text after {first_seconds:.2f} s; seed {sampling.seed}; {done.finish_reason}"
     )

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO
 
 from llmrun.engines import wire
@@ -83,8 +84,7 @@ class _Worker:
         self._guarded(self._start)
         while True:
             message = self._requests.get()
-            handler = handlers[message["request"]]
-            self._guarded(lambda handler=handler, message=message: handler(message))
+            self._guarded(partial(handlers[message["request"]], message))
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,8 +59,8 @@ def llmrun(environment: dict[str, str]) -> Callable[..., Result]:
         timeout: float = 60,
     ) -> Result:
         started = time.monotonic()
-        feed = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
-        done = subprocess.run(
+        feed: Any = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(
             [PROGRAM, *arguments], capture_output=True, timeout=timeout, env=environment | (env or {}), **feed
         )
         return Result(done.stdout, done.stderr, done.returncode, time.monotonic() - started)
@@ -72,9 +73,15 @@ def start_llmrun(environment: dict[str, str]) -> Iterator[Callable[..., subproce
     """Start the program and leave it running; whatever is left at the end of the test is killed."""
     started = []
 
-    def start(*arguments: str | Path, env: dict[str, str] | None = None, **options: int) -> subprocess.Popen[bytes]:
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        process = subprocess.Popen([PROGRAM, *arguments], env=environment | (env or {}), **options)
+    def start(
+        *arguments: str | Path,
+        env: dict[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
+    ) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [PROGRAM, *arguments], env=environment | (env or {}), stdin=stdin, stdout=stdout, stderr=subprocess.PIPE
+        )
         started.append(process)
         return process
 

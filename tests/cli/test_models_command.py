@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import fake_servers as fake  # type: ignore[import-not-found]
-import gguf_builder as build  # type: ignore[import-not-found]
+import fake_servers as fake
+import gguf_builder as build
 import pytest
 
 Run = Callable[..., Any]

@@ -13,7 +13,7 @@ from gguf_builder import Raw, Tensor, array, build_gguf, f32, llama_pairs, text,
 PAIRS = list(llama_pairs().items())
 
 
-def with_pairs(**changes: Raw | None) -> bytes:
+def with_pairs(**changes: Raw | None) -> Any:
     return build_gguf(llama_pairs(**{key.replace("__", "."): value for key, value in changes.items()}))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmrun.engines.client import WorkerClient
-from llmrun.engines.types import Delta, Done, EngineName, FinishReason, LoadPlan, SamplingOptions, Segment
+from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import (
     EngineCrashedError,
     EngineTimeoutError,
@@ -119,7 +119,7 @@ def test_load_error_keeps_its_class(start: Start) -> None:
 def test_crash_in_mid_answer_comes_after_the_text_so_far(start: Start, number: int, kind: type[Exception]) -> None:
     client = start(answer="abcdef", crash_signal=int(number), crash_at=4)
     client.load(plan())
-    got = []
+    got: list[Event] = []
     with pytest.raises(kind):
         got.extend(event for event in client.generate(prompt(), options()))
     assert "".join(event.text for event in got if isinstance(event, Delta)) == "abc"

@@ -34,7 +34,7 @@ def options(**changes: Any) -> SamplingOptions:
         "max_tokens": 64,
         "seed": 0,
     }
-    return SamplingOptions(**(values | changes))  # type: ignore[arg-type]
+    return SamplingOptions(**(values | changes))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def worker() -> Iterator[WorkerClient]:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+def tiny(tmp_path: Path) -> Any:
     return build.write_tiny_llama_gguf(tmp_path / "tiny.gguf", answer="Paris")
 
 
@@ -131,7 +131,7 @@ def test_split_files(worker: WorkerClient, tmp_path: Path) -> None:
 def test_weights_that_are_not_finite(worker: WorkerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = build.tiny_weights
 
-    def damaged(answer: str | None, seed: int) -> dict[str, Any]:
+    def damaged(answer: str | None, seed: int) -> Any:
         weights = sound(answer, seed)
         weights["output_norm.weight"][3] = float("nan")
         return weights

@@ -37,7 +37,7 @@ def machine(
     quota: float | None = None,
     gpu_free: int | None = None,
 ) -> Machine:
-    gpus = ()
+    gpus: tuple[GPU, ...] = ()
     if gpu_free is not None:
         gpus = (GPU(vendor=GpuVendor.NVIDIA, name="test", total_bytes=gpu_free, free_bytes=gpu_free),)
     return Machine(

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gguf_builder as build  # type: ignore[import-not-found]
+import gguf_builder as build
 import pytest
 from gguf_builder import Raw, Tensor, build_gguf, llama_pairs, text, u32
 

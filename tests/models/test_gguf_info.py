@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import gguf_builder as build  # type: ignore[import-not-found]
+import gguf_builder as build
 import pytest
 from gguf_builder import Raw, Tensor, build_gguf, f32, llama_pairs, text, u32, write_tiny_llama_gguf
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import fake_servers as fake  # type: ignore[import-not-found]
+import fake_servers as fake
 import pytest
 from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import fake_servers as fake  # type: ignore[import-not-found]
+import fake_servers as fake
 import pytest
 
 from llmrun.errors import LlmrunError, ModelFileError, ModelNotFoundError, NetworkError, UsageError

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -25,16 +25,17 @@ QUESTION = "Why is the sky blue? Explain it to a child."
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"NO_COLOR": "1"}
 
 Row = tuple[str, str, str, str]
+Command = list[str | Path]
 
 
-def once(command: Sequence[str | Path], env: dict[str, str] | None = None) -> float:
+def once(command: Command, env: dict[str, str] | None = None) -> float:
     """Return the seconds that a command takes."""
     started = time.perf_counter()
     subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=ENVIRONMENT | (env or {}), timeout=300)
     return time.perf_counter() - started
 
 
-def first_byte(command: Sequence[str | Path]) -> float:
+def first_byte(command: Command) -> float:
     """Return the seconds from the start of a command to the first byte of its output."""
     started = time.perf_counter()
     with subprocess.Popen(
@@ -47,7 +48,7 @@ def first_byte(command: Sequence[str | Path]) -> float:
     return seconds
 
 
-def peak_memory(command: Sequence[str | Path]) -> float:
+def peak_memory(command: Command) -> float:
     """Return the largest sum of the proportional set sizes (PSS) of a command's processes, in MiB."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
@@ -65,7 +66,7 @@ def peak_memory(command: Sequence[str | Path]) -> float:
     return peak / 2**20
 
 
-def last_number(command: Sequence[str | Path], env: dict[str, str] | None = None) -> tuple[float, float]:
+def last_number(command: Command, env: dict[str, str] | None = None) -> tuple[float, float]:
     """Return the two numbers in the last line that a command prints."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=ENVIRONMENT | (env or {}), timeout=300
@@ -78,7 +79,8 @@ def alternate(ours: Callable[[], float], theirs: Callable[[], float], rounds: in
     """Run the two in turns, after one round that is thrown away."""
     ours()
     theirs()
-    mine, others = [], []
+    mine: list[float] = []
+    others: list[float] = []
     for index in range(rounds):
         for run, into in ((ours, mine), (theirs, others))[:: 1 if index % 2 else -1]:
             into.append(run())
@@ -104,10 +106,10 @@ def startup(rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text((HERE / "bare_typer.py").read_text())
-        with_rich = [sys.executable, str(bare), "--help"]
-        without_rich = [sys.executable, str(bare), "two"]
+        with_rich: Command = [sys.executable, str(bare), "--help"]
+        without_rich: Command = [sys.executable, str(bare), "two"]
         cache = {"LLMRUN_CACHE_DIR": folder, "HF_HOME": folder}
-        missing = [PROGRAM, "run", "./no-such-model.gguf", "hi"]
+        missing: Command = [PROGRAM, "run", "./no-such-model.gguf", "hi"]
         return [
             ratio_row(
                 "`llmrun --help` / a bare Typer app's",
@@ -133,9 +135,9 @@ def startup(rounds: int) -> list[Row]:
 def against_library(model: str, rounds: int) -> list[Row]:
     """Measure the command against llama_cpp.Llama: same build, prompt, threads and context."""
     threads = str(psutil.cpu_count(logical=False) or 1)
-    ours = [PROGRAM, "run", model, QUESTION, "--temperature", "0", "--max-tokens", "128", "--threads", threads]
+    ours: Command = [PROGRAM, "run", model, QUESTION, "--temperature", "0", "--max-tokens", "128", "--threads", threads]
     ours += ["--context-length", "2048", "--quiet"]
-    theirs = [sys.executable, HERE / "direct_llama.py", model, QUESTION, threads]
+    theirs: Command = [sys.executable, HERE / "direct_llama.py", model, QUESTION, threads]
     rows = [
         ratio_row(
             "cold start to first text / llama_cpp.Llama",
@@ -144,8 +146,8 @@ def against_library(model: str, rounds: int) -> list[Row]:
             "at most 1.25",
         )
     ]
-    bench = [sys.executable, HERE / "adapter_speed.py", model, threads]
-    direct = [sys.executable, HERE / "direct_llama.py", model, QUESTION, threads, "--speed"]
+    bench: Command = [sys.executable, HERE / "adapter_speed.py", model, threads]
+    direct: Command = [sys.executable, HERE / "direct_llama.py", model, QUESTION, threads, "--speed"]
     speeds: list[tuple[tuple[float, float], tuple[float, float]]] = []
     last_number(bench)
     last_number(direct)
@@ -174,8 +176,9 @@ def against_library(model: str, rounds: int) -> list[Row]:
 def against_plain_build(model: str, plain: str, rounds: int) -> list[Row]:
     """Measure this build of llama.cpp against a plain one, through the same adapter."""
     threads = str(psutil.cpu_count(logical=False) or 1)
-    bench = [sys.executable, HERE / "adapter_speed.py", model, threads]
-    tuned, other = [], []
+    bench: Command = [sys.executable, HERE / "adapter_speed.py", model, threads]
+    tuned: list[tuple[float, float]] = []
+    other: list[tuple[float, float]] = []
     for index in range(rounds):
         for env in ({}, {"LLAMA_CPP_LIB_PATH": plain})[:: 1 if index % 2 else -1]:
             (other if env else tuned).append(last_number(bench, env))
