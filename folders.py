@@ -25,10 +25,21 @@ def cache_folder(*parts: str) -> Path:
         root = user_cache_path("llmrun")
     folder = root.joinpath(*parts)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(folder, root)
     except OSError as error:
         raise StorageError(
             f"cannot create the cache folder {folder}: {error.strerror or error}",
             fix="set LLMRUN_CACHE_DIR to a folder that can be written",
         ) from error
     return folder
+
+
+def _make_private(folder: Path, root: Path) -> None:
+    """Create `folder` and what is missing above it, up to `root`, each with mode 0700; `parents=True` would not."""
+    if folder.is_dir():
+        return
+    if folder == root:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        _make_private(folder.parent, root)
+    folder.mkdir(mode=0o700, exist_ok=True)
