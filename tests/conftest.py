@@ -1,6 +1,7 @@
 """What every test may use: the installed program, the real model, and an environment without the user's settings."""
 
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -93,6 +94,33 @@ def start_llmrun(environment: dict[str, str]) -> Iterator[Callable[..., subproce
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+@pytest.fixture
+def in_terminal(environment: dict[str, str]) -> Callable[..., tuple[str, int]]:
+    """Run the program with a terminal as its standard output; return what the terminal got, and the exit code."""
+
+    def run(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[str, int]:
+        ours, theirs = pty.openpty()
+        coloured = {name: value for name, value in environment.items() if name != "NO_COLOR"}
+        process = subprocess.Popen(
+            [PROGRAM, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=subprocess.DEVNULL,
+            env=coloured | {"TERM": "xterm-256color"} | (env or {}),
+        )
+        os.close(theirs)
+        got = bytearray()
+        try:
+            while data := os.read(ours, 4096):
+                got += data
+        except OSError:  # the other side is closed
+            pass
+        os.close(ours)
+        return got.decode(), process.wait(timeout=10)
+
+    return run
 
 
 @pytest.fixture(scope="session")

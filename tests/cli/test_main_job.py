@@ -1,8 +1,6 @@
 """The main job, on the real model and the real engine, through the installed program."""
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -35,25 +33,9 @@ def test_paris_from_stdin(llmrun: Run, real_model: Path) -> None:
     assert "Paris" in result.text
 
 
-def test_paris_in_a_terminal(environment: dict[str, str], real_model: Path) -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [PROGRAM, "run", real_model, QUESTION, *OPTIONS],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment | {"TERM": "xterm-256color"},
-    )
-    os.close(theirs)
-    got = bytearray()
-    try:
-        while data := os.read(ours, 4096):
-            got += data
-    except OSError:  # the other side is closed
-        pass
-    os.close(ours)
-    assert process.wait(timeout=30) == 0
-    assert b"Paris" in got
+def test_paris_in_a_terminal(in_terminal: Callable[..., tuple[str, int]], real_model: Path) -> None:
+    text, code = in_terminal("run", real_model, QUESTION, *OPTIONS)
+    assert (code, "Paris" in text) == (0, True), text
 
 
 def test_paris_from_python_dash_m(environment: dict[str, str], real_model: Path) -> None:
