@@ -15,6 +15,7 @@ _STEP = re.compile(r"^\s*\[(\d+)/(\d+)\] ")
 _PERCENT = re.compile(r"^\s*\[ *(\d+)%\] ")
 _BYTES = re.compile(r"^\s*Progress (\d+) of (\d+)$")
 _DOWNLOADING = re.compile(r"^\s*Downloading (?:\S*/)?([^/\s]+\.(?:tar\.gz|whl|zip))")
+_REASON = re.compile(r"[\w ]*(?:resolution|not known|refused|unreachable|reset by peer|timed out|verify failed)")
 _SMALL_BYTES = 4 << 20
 # (what a line contains, the phase that it starts)
 _PHASES = (
@@ -155,8 +156,10 @@ def _network(subject: str, lines: Sequence[str], _fix: str) -> LlmrunError | Non
     line = _find(lines, _NETWORK_SIGNS)
     if line is None:
         return None
+    reason = _REASON.search(line)  # pip wraps it into the names of four Python classes
     return NetworkError(
-        f"fetching {subject} from the package index failed: {line}", fix="check the connection and pip's configuration"
+        f"fetching {subject} from the package index failed: {reason[0] if reason else line}",
+        fix="check the connection and pip's configuration (`pip config list`)",
     )
 
 
@@ -167,7 +170,8 @@ def _not_in_index(subject: str, lines: Sequence[str], _fix: str) -> LlmrunError 
     if line is None:
         return None
     return NoUsableEngineError(
-        f"the configured package index has no {subject} for this Python and platform: {line.removeprefix('ERROR: ')}",
+        f"the configured package index does not have {subject} for this Python and platform: "
+        f"{line.removeprefix('ERROR: ')}",
         fix="see `pip config list` for the index in use",
     )
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from llmrun.engines.install.types import Command
 from llmrun.errors import NoUsableEngineError, StorageError
@@ -92,37 +93,42 @@ def run_command(
         NoUsableEngineError: The program cannot be started.
         StorageError: The log file cannot be written.
     """
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"$ {command.render()}\n")
             file.flush()
-            try:
-                process = subprocess.Popen(
-                    command.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    encoding="utf-8",
-                    errors="replace",
-                    env=command.environment(environment),
-                )
-            except OSError as error:
-                raise NoUsableEngineError(f"{command.argv[0]} cannot be started: {error.strerror or error}") from error
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    text = line.rstrip("\n")
-                    file.write(line)
-                    tail.append(text)
-                    watch(text)
-                code = process.wait()
-            except BaseException:
-                _end_tree(process)
-                raise
-            file.write(f"exit status {code}\n")
+            run = _stream(command, file, watch, environment)
+            file.write(f"exit status {run.code}\n")
     except OSError as error:
         raise StorageError(f"the log {log} cannot be written: {error.strerror or error}") from error
+    return run
+
+
+def _stream(command: Command, log: TextIO, watch: Callable[[str], None], environment: Mapping[str, str] | None) -> Run:
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    try:
+        process = subprocess.Popen(
+            command.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            env=command.environment(environment),
+        )
+    except OSError as error:
+        raise NoUsableEngineError(f"{command.argv[0]} cannot be started: {error.strerror or error}") from error
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                tail.append(line.rstrip("\n"))
+                watch(tail[-1])
+            code = process.wait()
+        except BaseException:
+            _end_tree(process)
+            raise
     return Run(code=code, tail=tuple(tail))
 
 
@@ -145,5 +151,3 @@ def _end_tree(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()

@@ -209,7 +209,10 @@ class LlamaCppInstallation:
 
     def _verify_wheel(self, wheel: Path) -> Verification:
         with tempfile.TemporaryDirectory(prefix="llmrun-wheel-") as folder:
-            unpack_wheel(wheel, Path(folder))
+            try:
+                unpack_wheel(wheel, Path(folder))
+            except NoUsableEngineError as error:
+                return Verification(ok=False, cause=error.message)
             return self._verify(Path(folder))
 
     def _verify(self, folder: Path | None) -> Verification:

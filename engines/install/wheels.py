@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llmrun.engines.install.types import Recipe
-from llmrun.errors import ModelFileError, StorageError
+from llmrun.errors import NoUsableEngineError, StorageError
 from llmrun.folders import cache_folder
 from llmrun.hardware.types import Machine
 from llmrun.progress import Progress
@@ -92,16 +92,16 @@ def unpack_wheel(wheel: Path, folder: Path) -> None:
     """Unpack a wheel.
 
     Raises:
-        ModelFileError: It is not a wheel, or is damaged.
+        NoUsableEngineError: It is not a wheel, or is damaged.
         StorageError: The folder cannot be written.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
             if sum(member.file_size for member in archive.infolist()) > _LARGEST_UNPACKED_BYTES:
-                raise ModelFileError(f"{wheel} unpacks to more than {_LARGEST_UNPACKED_BYTES >> 30} GiB")
+                raise NoUsableEngineError(f"{wheel} unpacks to more than {_LARGEST_UNPACKED_BYTES >> 30} GiB")
             archive.extractall(folder)
     except zipfile.BadZipFile as error:
-        raise ModelFileError(f"{wheel} is not a wheel, or is damaged: {error}") from error
+        raise NoUsableEngineError(f"{wheel} is not a wheel, or is damaged: {error}") from error
     except OSError as error:
         raise StorageError(f"{wheel} cannot be unpacked: {error.strerror or error}") from error
 
