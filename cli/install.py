@@ -107,9 +107,9 @@ def _report(result: "InstallResult", *, dry_run: bool, as_json: bool, quiet: boo
 
     if not quiet:
         for sentence in result.advice:
-            report_line(sentence)
+            report_line(f"llmrun: {sentence}")
         if not dry_run:
-            report_line(render_result(result))
+            report_line(f"llmrun: {render_result(result)}")
     if as_json:
         write_out(render_json(result))
     elif dry_run:

@@ -91,6 +91,8 @@ def _install_packages(
     progress.begin("asking the package index what is missing", None)
     try:
         downloads = ask_downloads(installer, requirements)
+        if plan.alone is not None:
+            downloads += ask_downloads(installer, ("--no-deps", plan.alone))
     finally:
         progress.finish()
     _tell_size(downloads, machine, progress)
