@@ -18,7 +18,7 @@ from typing import Any
 from llmrun.engines import wire
 from llmrun.engines.crash import crash_error
 from llmrun.engines.types import Done, EngineName, Event, LoadPlan, SamplingOptions, Segment
-from llmrun.errors import EngineTimeoutError, UsageError
+from llmrun.errors import EngineCrashedError, EngineTimeoutError, UsageError
 
 __all__ = ["Interrupted", "WorkerClient"]
 
@@ -69,15 +69,7 @@ class WorkerClient:
     def __init__(self, engine: EngineName) -> None:
         self.engine = engine
         self._timeout = _read_timeout()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from llmrun.engines.worker import main; main({engine.value!r})"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=_environment(),
-            start_new_session=True,
-        )
+        self._process = _start_process(engine)
         self.pid = self._process.pid
         self._reader = wire.FrameReader()
         self._pending: list[dict[str, Any]] = []
@@ -246,6 +238,17 @@ class WorkerClient:
     def evidence(self) -> str:
         """The last that the process printed."""
         return self._evidence.decode("utf-8", "replace")
+
+
+def _start_process(engine: EngineName) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-P", "-c", f"from llmrun.engines.worker import main; main({engine.value!r})"]
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=_environment(), start_new_session=True
+        )
+    except OSError as error:
+        raise EngineCrashedError(f"no process could be started for {engine}: {error.strerror}") from error
 
 
 def _plain(segments: Sequence[Segment]) -> list[tuple[str, bool]]:

@@ -56,6 +56,12 @@ class LlamaCppEngine:
         del callback
         if not model:
             raise _load_error(plan, native.cause())
+        if not api.llama_model_has_decoder(model) or api.llama_model_has_encoder(model):
+            api.llama_model_free(model)
+            raise ModelFileError(
+                f"{plan.model_path} is not a model that continues text: llmrun runs decoder-only language models",
+                fix="a text-generation model",
+            )
         return LlamaCppSession(native, model, plan)
 
 
