@@ -117,7 +117,7 @@ def _disk_full(subject: str, lines: Sequence[str], _fix: str) -> LlmrunError | N
     if not _find(lines, ("No space left on device", "[Errno 28]", "Disk quota exceeded")):
         return None
     return StorageError(
-        f"installing {subject}: the disk is full", fix="free 2 GiB, or set TMPDIR and LLMRUN_CACHE_DIR to another disk"
+        f"installing {subject}: the disk is full", fix="free 2 GiB, or set LLMRUN_CACHE_DIR to a folder on another disk"
     )
 
 

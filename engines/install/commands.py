@@ -3,11 +3,14 @@
 The environment is the one that llmrun itself runs in, because its worker process imports the engine from there.
 """
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +21,7 @@ from llmrun.errors import NoUsableEngineError, StorageError
 __all__ = ["Installer", "Run", "find_installer", "run_command"]
 
 _TAIL_LINES = 400
+_WATCHER = 'read -r _; kill -s TERM -- "-$1"; sleep 2; kill -s KILL -- "-$1"'
 _RAW_PROGRESS_SINCE = (24, 1)  # the first pip whose --progress-bar raw prints bytes in a pipe
 
 
@@ -115,10 +119,11 @@ def _stream(command: Command, log: TextIO, watch: Callable[[str], None], environ
             encoding="utf-8",
             errors="replace",
             env=command.environment(environment),
+            process_group=0,
         )
     except OSError as error:
         raise NoUsableEngineError(f"{command.argv[0]} cannot be started: {error.strerror or error}") from error
-    with process:
+    with process, _ended_with_this_process(process.pid):
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -127,27 +132,31 @@ def _stream(command: Command, log: TextIO, watch: Callable[[str], None], environ
                 watch(tail[-1])
             code = process.wait()
         except BaseException:
-            _end_tree(process)
+            _end_group(process)
             raise
     return Run(code=code, tail=tuple(tail))
 
 
-def _end_tree(process: subprocess.Popen[str]) -> None:
-    """End pip and the compilers below it, which do not notice that nobody reads any more until they print."""
-    import psutil
+@contextlib.contextmanager
+def _ended_with_this_process(group: int) -> Iterator[None]:
+    """Have a process group ended when this process is, even by SIGKILL.
 
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.Error:
-        family = []
-    for member in family:
+    pip and the compilers below it do not notice that nobody reads any more. A shell waits for the end of a pipe that
+    only this process can write to.
+    """
+    command = ["/bin/sh", "-c", _WATCHER, "llmrun-watcher", str(group)]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, process_group=0) as watcher:
         try:
-            member.terminate()
-        except psutil.Error:
-            continue
-    process.terminate()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            yield
+        finally:
+            watcher.kill()
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End pip and everything below it."""
+    for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=seconds)

@@ -107,6 +107,8 @@ class LlamaCppInstallation:
             *recipe.variables,
             ("CMAKE_ARGS", shlex.join(options)),
             ("CMAKE_BUILD_PARALLEL_LEVEL", str(self._jobs())),
+            # Sources and objects go where they are removed also after the process was killed.
+            ("TMPDIR", str(self._staging(recipe) / "tmp")),
         )
         return Command(argv=argv, variables=variables)
 
@@ -181,7 +183,8 @@ class LlamaCppInstallation:
             remove_folder(staging)
 
     def _build(self, recipe: Recipe, staging: Path) -> Path:
-        _check_free_space()
+        _check_free_space(staging)
+        staging.joinpath("tmp").mkdir(parents=True)
         monitor = BuildMonitor(self.progress, f"{_SUBJECT} {LLAMA_CPP_VERSION}")
         log = new_log(self.request.engine)
         try:
@@ -310,14 +313,13 @@ def _platform_tag() -> str:
     return sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 
-def _check_free_space() -> None:
+def _check_free_space(folder: Path) -> None:
     import shutil
 
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
+    parent = folder.parent
+    free = shutil.disk_usage(parent).free
     if free < _BUILD_BYTES:
-        found = f"{folder} has {free / 2**30:.1f} GiB free"
         raise StorageError(
-            f"building llama-cpp needs {_BUILD_BYTES / 2**30:.0f} GiB; {found}",
-            fix="free some space, or set TMPDIR to a folder on another disk",
+            f"building llama-cpp needs {_BUILD_BYTES / 2**30:.0f} GiB; {parent} has {free / 2**30:.1f} GiB free",
+            fix="free some space, or set LLMRUN_CACHE_DIR to a folder on another disk",
         )

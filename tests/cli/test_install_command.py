@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import tarfile
@@ -71,7 +72,7 @@ def test_dry_run_prints_the_commands_and_runs_none(llmrun: Callable[..., Any], c
     assert (done.code, done.errors) == (0, "")
     lines = done.text.splitlines()
     words = shlex.split(lines[0])
-    variables = dict(word.split("=", 1) for word in words[:4])
+    variables = dict(word.split("=", 1) for word in words[:5])
     assert variables["CC"] == f"{clang}/clang-19"
     assert variables["CXX"] == f"{clang}/clang++-19"
     assert variables["CMAKE_BUILD_PARALLEL_LEVEL"] == "3"
@@ -79,8 +80,8 @@ def test_dry_run_prints_the_commands_and_runs_none(llmrun: Callable[..., Any], c
     include = options[0].removeprefix("-DCMAKE_PROJECT_llama.cpp_INCLUDE=")
     assert Path(include).is_file()
     assert options[1:3] == ["-DGGML_NATIVE=ON", "-DGGML_OPENMP=ON"]
-    assert Path(words[4]).parent == Path(sys.executable).parent
-    assert words[5:7] == ["-m", "pip"]
+    assert Path(words[5]).parent == Path(sys.executable).parent
+    assert words[6:8] == ["-m", "pip"]
     assert words[-1] == "llama-cpp-python==0.3.36"
     assert "--no-binary" in words
     assert shlex.split(lines[1])[-1].endswith(".whl")
@@ -241,10 +242,18 @@ def test_usage_errors(llmrun: Callable[..., Any], arguments: tuple[str, ...], wo
     assert words in " ".join(done.errors.split())
 
 
-def test_an_interruption_ends_pip_too(
-    start_llmrun: Callable[..., subprocess.Popen[bytes]], clang: Path, offline_pip: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+)
+def test_whatever_ends_it_ends_pip_too(
+    start_llmrun: Callable[..., subprocess.Popen[bytes]],
+    clang: Path,
+    offline_pip: dict[str, str],
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
 ) -> None:
-    import signal
     import time
 
     import psutil
@@ -256,8 +265,8 @@ def test_an_interruption_ends_pip_too(
         assert line
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
     deadline = time.monotonic() + 10
     while any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family):
         assert time.monotonic() < deadline

@@ -60,7 +60,6 @@ recipe = "native" if "-DGGML_NATIVE=ON" in os.environ["CMAKE_ARGS"] else "named"
 crashes = recipe in os.environ.get("FAKE_CRASHES", "").split()
 library = Path(os.environ["FAKE_LIBRARY"]).read_text()
 folder = Path(arguments[arguments.index("--wheel-dir") + 1])
-folder.mkdir(parents=True)
 info = "llama_cpp_python-0.3.36.dist-info"
 with zipfile.ZipFile(folder / "llama_cpp_python-0.3.36-py3-none-any.whl", "w") as wheel:
     wheel.writestr("llama_cpp/__init__.py", "")
