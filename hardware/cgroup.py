@@ -11,6 +11,7 @@ Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/memory
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from llmrun.hardware.sysfiles import read_int, read_text
 
@@ -35,8 +36,7 @@ class MemoryLimit:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
+class _Group(NamedTuple):
     """One control group of this process. `name` is its path as the mount shows it, `/` for the top."""
 
     version: int
@@ -117,8 +117,9 @@ def _iterate_groups(root: Path, controller: str) -> Iterator[_Group]:
                 break
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Mount:
+class _Mount(NamedTuple):
+    """Where one hierarchy can be seen; `top` is the group that the mount point shows."""
+
     version: int
     controllers: tuple[str, ...]
     top: str

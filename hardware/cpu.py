@@ -6,7 +6,6 @@ becomes None and a sentence in `problems`.
 """
 
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def probe_cpu(root: Path = Path("/")) -> tuple[CpuInfo, tuple[str, ...]]:
         problems.append("CPU: the instruction sets cannot be read from /proc/cpuinfo")
     cpu = CpuInfo(
         name=name,
-        architecture=normalise_architecture(platform.machine()),
+        architecture=normalise_architecture(_machine()),
         physical_cores=physical,
         logical_cores=logical,
         affinity=_count_affinity(logical),
@@ -42,6 +41,14 @@ def probe_cpu(root: Path = Path("/")) -> tuple[CpuInfo, tuple[str, ...]]:
         isa_flags=flags,
     )
     return cpu, tuple(problems)
+
+
+def _machine() -> str:
+    if hasattr(os, "uname"):  # importing platform takes longer than the whole probe
+        return os.uname().machine
+    import platform
+
+    return platform.machine()
 
 
 def normalise_architecture(machine: str) -> str:

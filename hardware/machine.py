@@ -3,7 +3,6 @@
 What can compile an engine takes subprocesses to find out, so it is apart, in `llmrun.hardware.toolchain`.
 """
 
-import platform
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def probe_machine(root: Path = Path("/")) -> Machine:
     gpus, gpu_problems = probe_gpus(root)
     return Machine(
         system=_SYSTEMS.get(sys.platform, sys.platform),
-        python_version=platform.python_version(),
+        python_version=".".join(str(part) for part in sys.version_info[:3]),
         cpu=cpu,
         memory=memory,
         gpus=gpus,
