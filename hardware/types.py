@@ -78,7 +78,17 @@ class MemoryInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPU:
-    """One GPU. `free_bytes` is what other processes left at the time of the probe."""
+    """One GPU.
+
+    Attributes:
+        name: Marketing name, or the vendor and the PCI device number where nothing here knows it.
+        total_bytes: Its own memory; with `unified_memory` the machine's; None when it cannot be read.
+        free_bytes: What other processes left of it at the time of the probe, and the driver lets one process take.
+        compute_capability: NVIDIA's (`9.0`); None for the others.
+        driver: Version of the driver (`580.159`), or None.
+        cuda_version: The newest CUDA that the driver can run (`13.0`), or None.
+        unified_memory: It works on the machine's main memory: what it takes is missing there.
+    """
 
     vendor: GpuVendor
     name: str
@@ -87,6 +97,7 @@ class GPU:
     compute_capability: str | None = None
     driver: str | None = None
     cuda_version: str | None = None
+    unified_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +140,11 @@ class Machine:
         system: `linux`, `darwin` or `windows`.
         python_version: `3.11.7`.
         problems: What could not be read, one sentence each (`NVML: driver not loaded`).
+        disk_free_bytes: What this user may still write on the disk of the cache, or None when nobody asked.
+        container: `docker`, `podman`, `kubernetes`, `lxc`, `systemd-nspawn`, …, or None outside of containers.
+        wsl: Linux runs inside Windows (WSL).
+        memory_bandwidth_bytes_per_second: How fast `cpu.threads` threads together read main memory, or None when it
+            was neither measured nor stated.
     """
 
     system: str
@@ -137,3 +153,7 @@ class Machine:
     memory: MemoryInfo
     gpus: tuple[GPU, ...] = ()
     problems: tuple[str, ...] = ()
+    disk_free_bytes: int | None = None
+    container: str | None = None
+    wsl: bool = False
+    memory_bandwidth_bytes_per_second: float | None = None
