@@ -158,6 +158,7 @@ def test_show_of_a_catalogue_name_lists_its_variants(llmrun: Run) -> None:
     ("fault", "code", "message"),
     [
         pytest.param({"at": "/cdn/", "flip_byte": 99}, 7, "arrived damaged", id="46-flipped-byte"),
+        pytest.param({"at": "/org/", "size": 10**15}, 8, "disk", id="47-disk-full"),
         pytest.param({"at": "/api/", "status": 401}, 7, "401 Unauthorized", id="48-401"),
         pytest.param({"at": "/api/", "status": 404}, 7, "404 Not Found", id="48-404"),
         pytest.param({"at": "/cdn/", "status": 500}, 7, "500 Internal Server Error", id="48-500"),

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,21 @@ HERE = Path(__file__).parent
 QUESTION = "Why is the sky blue? Explain it to a child."
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"NO_COLOR": "1"}
 
+# Where the first own line of work of each command is: starting the engine's process, listing models, choosing a build.
+FIRST_WORK = {
+    "run": ("llmrun.engines.client:WorkerClient.__init__", ["run", "./model.gguf", "hi"]),
+    "models list": ("llmrun.models.store:list_models", ["models", "list"]),
+    "install": ("llmrun.engines.install.install:install_engine", ["install", "llama-cpp", "--dry-run"]),
+}
+FIRST_WORK_PROGRAM = """
+import importlib, os, sys
+from functools import reduce
+*path, name = "{function}".split(".")
+holder = reduce(getattr, path, importlib.import_module("{module}"))
+setattr(holder, name, lambda *_, **__: os._exit(0))
+from llmrun.cli.app import main
+main({arguments})
+"""
 Row = tuple[str, str, str, str]
 Command = list[str | Path]
 
@@ -66,13 +82,12 @@ def peak_memory(command: Command) -> float:
     return peak / 2**20
 
 
-def last_number(command: Command, env: dict[str, str] | None = None) -> tuple[float, float]:
-    """Return the two numbers in the last line that a command prints."""
+def number_lines(command: Command, env: dict[str, str] | None = None) -> list[list[float]]:
+    """Return the numbers that a command prints, line by line."""
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=ENVIRONMENT | (env or {}), timeout=300
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=ENVIRONMENT | (env or {}), timeout=600
     )
-    prefill, decode = done.stdout.strip().splitlines()[-1].split()
-    return float(prefill), float(decode)
+    return [[float(word) for word in line.split()] for line in done.stdout.strip().splitlines()]
 
 
 def alternate(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
@@ -109,27 +124,27 @@ def startup(rounds: int) -> list[Row]:
         with_rich: Command = [sys.executable, str(bare), "--help"]
         without_rich: Command = [sys.executable, str(bare), "two"]
         cache = {"LLMRUN_CACHE_DIR": folder, "HF_HOME": folder}
-        missing: Command = [PROGRAM, "run", "./no-such-model.gguf", "hi"]
-        return [
+        rows = [
             ratio_row(
                 "`llmrun --help` / a bare Typer app's",
                 "s",
                 *alternate(lambda: once([PROGRAM, "--help"]), lambda: once(with_rich), rounds),
                 "at most 1.15",
-            ),
-            ratio_row(
-                "`llmrun run` to its error about a missing file, whole process / a Typer app without rich",
-                "s",
-                *alternate(lambda: once(missing, cache), lambda: once(without_rich), rounds),
-                "0.12 s / 0.075 s",
-            ),
-            ratio_row(
-                "`llmrun models list`, whole process / a Typer app without rich",
-                "s",
-                *alternate(lambda: once([PROGRAM, "models", "list"], cache), lambda: once(without_rich), rounds),
-                "0.12 s / 0.075 s",
-            ),
+            )
         ]
+        for name, (target, arguments) in FIRST_WORK.items():
+            module, function = target.rsplit(":", 1)
+            program = FIRST_WORK_PROGRAM.format(arguments=arguments, module=module, function=function)
+            command: Command = [sys.executable, "-c", program]
+            rows.append(
+                ratio_row(
+                    f"`llmrun {name}` to its first own line of work / a Typer app without rich",
+                    "s",
+                    *alternate(partial(once, command, cache), lambda: once(without_rich), rounds),
+                    "0.12 s / 0.075 s",
+                )
+            )
+        return rows
 
 
 def against_library(model: str, rounds: int) -> list[Row]:
@@ -146,25 +161,14 @@ def against_library(model: str, rounds: int) -> list[Row]:
             "at most 1.25",
         )
     ]
-    bench: Command = [sys.executable, HERE / "adapter_speed.py", model, threads]
-    direct: Command = [sys.executable, HERE / "direct_llama.py", model, QUESTION, threads, "--speed"]
-    speeds: list[tuple[tuple[float, float], tuple[float, float]]] = []
-    last_number(bench)
-    last_number(direct)
-    for index in range(rounds):
-        order = (bench, direct) if index % 2 else (direct, bench)
-        results = [last_number(command) for command in order]
-        speeds.append((results[0], results[1]) if order[0] is bench else (results[1], results[0]))
-    for position, name, goal in ((1, "decode, 128 tokens", "at least 1.0"), (0, "prefill, 512 tokens", "-")):
-        rows.append(
-            ratio_row(
-                f"{name} / llama_cpp.Llama",
-                "tokens/s",
-                [mine[position] for mine, _ in speeds],
-                [other[position] for _, other in speeds],
-                goal,
-            )
-        )
+    speeds = number_lines([sys.executable, HERE / "library_speed.py", model, threads, str(2 * rounds)])
+    for name, position, other, goal in (
+        ("decode, 96 tokens / llama_cpp.Llama streaming text", 1, 4, "at least 1.0"),
+        ("decode, 96 tokens / llama_cpp.Llama making token ids only", 1, 3, "at least 1.0"),
+        ("prefill, 512 tokens / llama_cpp.Llama", 0, 2, "-"),
+    ):
+        mine, others = ([line[at] for line in speeds] for at in (position, other))
+        rows.append(ratio_row(name, "tokens/s", mine, others, goal))
     mine, others = alternate(lambda: peak_memory(ours), lambda: peak_memory(theirs), max(3, rounds // 3))
     rows.append(ratio_row("peak memory, all processes (PSS) / llama_cpp.Llama", "MiB", mine, others, "at most +60 MiB"))
     difference = statistics.median(a - b for a, b in zip(mine, others, strict=True))
@@ -177,11 +181,11 @@ def against_plain_build(model: str, plain: str, rounds: int) -> list[Row]:
     """Measure this build of llama.cpp against a plain one, through the same adapter."""
     threads = str(psutil.cpu_count(logical=False) or 1)
     bench: Command = [sys.executable, HERE / "adapter_speed.py", model, threads]
-    tuned: list[tuple[float, float]] = []
-    other: list[tuple[float, float]] = []
+    tuned: list[list[float]] = []
+    other: list[list[float]] = []
     for index in range(rounds):
         for env in ({}, {"LLAMA_CPP_LIB_PATH": plain})[:: 1 if index % 2 else -1]:
-            (other if env else tuned).append(last_number(bench, env))
+            (other if env else tuned).append(number_lines(bench, env)[-1])
     return [
         ratio_row(
             f"{name}, tuned build / plain build",
