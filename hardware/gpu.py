@@ -1,47 +1,52 @@
 """Which GPUs this machine has, without importing an engine.
 
-NVIDIA answers through NVML (a library that comes with its driver), AMD and Intel through /sys, Apple through its
-architecture. NVML can hang for ever on a broken driver, so it is asked in a thread that is given up on after a time.
+NVIDIA answers through NVML (a library that comes with its driver), AMD and Intel through /sys, Apple through sysctl.
+NVML can hang for ever on a broken driver, so it is asked in a thread that is given up on after a time.
 Nothing is raised: a GPU that does not answer becomes a sentence in `problems`.
 """
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrun.hardware.sysfiles import read_int, read_text
-from llmrun.hardware.types import GPU, GpuVendor
+from llmrun.hardware.drm import iterate_drm_gpus
+from llmrun.hardware.types import GPU, GpuVendor, MemoryInfo
 
 __all__ = ["NVML_TIMEOUT_SECONDS", "probe_gpus"]
 
 NVML_TIMEOUT_SECONDS = 8.0  # a driver without persistence mode needs a second or two per GPU to wake up
 _NVIDIA_MARKERS = ("proc/driver/nvidia/version", "dev/nvidiactl", "dev/dxg")  # dxg: Windows' subsystem for Linux
-_PCI_VENDORS = {"0x1002": GpuVendor.AMD, "0x8086": GpuVendor.INTEL}
 
 
 def probe_gpus(
-    root: Path = Path("/"), timeout_seconds: float = NVML_TIMEOUT_SECONDS
+    root: Path = Path("/"),
+    timeout_seconds: float = NVML_TIMEOUT_SECONDS,
+    memory: MemoryInfo | None = None,
 ) -> tuple[tuple[GPU, ...], tuple[str, ...]]:
-    """Return the GPUs, and a sentence for everything that could not be read."""
+    """Return the GPUs, and a sentence for everything that could not be read.
+
+    `memory` is what the machine has, for GPUs that work on it.
+    """
     if sys.platform == "darwin":
-        return _probe_apple(), ()
+        from llmrun.hardware.macos import probe_apple_gpus
+
+        return probe_apple_gpus(memory=memory), ()
     gpus: list[GPU] = []
     problems: list[str] = []
     if sys.platform != "linux" or any((root / marker).exists() for marker in _NVIDIA_MARKERS):
-        nvidia, nvidia_problems = _probe_nvidia(timeout_seconds)
+        nvidia, nvidia_problems = _probe_nvidia(timeout_seconds, memory)
         gpus.extend(nvidia)
         problems.extend(nvidia_problems)
-    gpus.extend(_iterate_drm(root))
+    gpus.extend(iterate_drm_gpus(root))
     return tuple(gpus), tuple(problems)
 
 
-def _probe_nvidia(timeout_seconds: float) -> tuple[list[GPU], list[str]]:
+def _probe_nvidia(timeout_seconds: float, memory: MemoryInfo | None) -> tuple[list[GPU], list[str]]:
     import threading
 
     gpus: list[GPU] = []
     problems: list[str] = []
-    thread = threading.Thread(target=_ask_nvml, args=(gpus, problems), name="nvml", daemon=True)
+    thread = threading.Thread(target=_ask_nvml, args=(gpus, problems, memory), name="nvml", daemon=True)
     thread.start()
     thread.join(timeout_seconds)
     if thread.is_alive():
@@ -49,27 +54,27 @@ def _probe_nvidia(timeout_seconds: float) -> tuple[list[GPU], list[str]]:
     return gpus, problems
 
 
-def _ask_nvml(gpus: list[GPU], problems: list[str]) -> None:
+def _ask_nvml(gpus: list[GPU], problems: list[str], main_memory: MemoryInfo | None) -> None:
     try:
         import pynvml
 
         pynvml.nvmlInit()
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
         cuda = _cuda_version(pynvml)
-        gpus.extend(_read_nvidia(pynvml, index, driver, cuda) for index in range(pynvml.nvmlDeviceGetCount()))
-    except Exception as error:  # noqa: BLE001 - a probe: no driver, no library, a GPU that fell off the bus
+        count = int(pynvml.nvmlDeviceGetCount())
+    except Exception as error:  # noqa: BLE001 - a probe: no driver, no library
         problems.append(f"NVML: {error or type(error).__name__}")
+        return
+    for index in range(count):
+        try:
+            gpus.append(_read_nvidia(pynvml, index, driver, cuda, main_memory))
+        except Exception as error:  # noqa: BLE001 - a probe: a GPU that fell off the bus; the others may be well
+            problems.append(f"NVML: GPU {index}: {error or type(error).__name__}")
 
 
-def _read_nvidia(pynvml: Any, index: int, driver: str, cuda: str | None) -> GPU:
+def _read_nvidia(pynvml: Any, index: int, driver: str, cuda: str | None, main_memory: MemoryInfo | None) -> GPU:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    total: int | None = None
-    free: int | None = None
-    try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        total, free = int(memory.total), int(memory.free)
-    except pynvml.NVMLError:  # some integrated GPUs share the main memory and have no answer
-        pass
+    total, free, unified = _read_nvidia_memory(pynvml, handle, main_memory)
     try:
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
         capability = f"{major}.{minor}"
@@ -83,7 +88,26 @@ def _read_nvidia(pynvml: Any, index: int, driver: str, cuda: str | None) -> GPU:
         compute_capability=capability,
         driver=driver,
         cuda_version=cuda,
+        unified_memory=unified,
     )
+
+
+def _read_nvidia_memory(
+    pynvml: Any, handle: Any, main_memory: MemoryInfo | None
+) -> tuple[int | None, int | None, bool]:
+    """Return total bytes, free bytes, and whether that is the main memory.
+
+    A GPU that has no memory of its own (Jetson, GB10) answers "not supported".
+    Source: https://docs.nvidia.com/dgx/dgx-spark/known-issues.html (nvidia-smi: "Memory-Usage: Not Supported")
+    """
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    except pynvml.NVMLError as error:
+        unified = type(error).__name__ == "NVMLError_NotSupported"
+        if not unified or main_memory is None or not main_memory.total_bytes:
+            return None, None, unified
+        return main_memory.total_bytes, main_memory.available_bytes, True
+    return int(memory.total), int(memory.free), False
 
 
 def _cuda_version(pynvml: Any) -> str | None:
@@ -96,37 +120,3 @@ def _cuda_version(pynvml: Any) -> str | None:
 
 def _text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _iterate_drm(root: Path) -> Iterator[GPU]:
-    """Yield the AMD and Intel GPUs that the kernel's display drivers know."""
-    try:
-        cards = sorted(path for path in (root / "sys/class/drm").iterdir() if path.name.removeprefix("card").isdigit())
-    except OSError:
-        return
-    for card in cards:
-        device = card / "device"
-        vendor = _PCI_VENDORS.get((read_text(device / "vendor") or "").strip())
-        if vendor is None:
-            continue
-        total = read_int(device / "mem_info_vram_total") or read_int(card / "lmem_total_bytes")
-        used = read_int(device / "mem_info_vram_used")
-        name = (read_text(device / "product_name") or "").strip()
-        yield GPU(
-            vendor=vendor,
-            name=name or f"{vendor.value} GPU {(read_text(device / 'device') or '').strip()}".strip(),
-            total_bytes=total,
-            free_bytes=max(0, total - used) if total is not None and used is not None else None,
-            driver=(read_text(root / "sys/module/amdgpu/version") or "").strip() or None,
-        )
-
-
-def _probe_apple() -> tuple[GPU, ...]:
-    import platform
-
-    from llmrun.hardware.macos import read_sysctl
-
-    if platform.machine() != "arm64":
-        return ()
-    name = (read_sysctl("machdep.cpu.brand_string") or b"Apple GPU").rstrip(b"\0").decode("utf-8", "replace")
-    return (GPU(vendor=GpuVendor.APPLE, name=name, total_bytes=None, free_bytes=None),)

@@ -1,8 +1,11 @@
-"""Ask macOS about its processor and memory through sysctl, in this process: no subprocess, and nothing is raised."""
+"""Ask macOS about its processor and GPU through sysctl, in this process: no subprocess, and nothing is raised."""
 
+import os
 from collections.abc import Callable
 
-__all__ = ["read_sysctl", "translate_features"]
+from llmrun.hardware.types import GPU, GpuVendor, MemoryInfo
+
+__all__ = ["estimate_metal_bytes", "probe_apple_gpus", "read_sysctl", "translate_features"]
 
 # FEAT_ names of Apple's sysctl, and what Linux calls the same thing.
 # Source: https://developer.apple.com/documentation/kernel/1387446-sysctlbyname/determining_instruction_set_characteristics
@@ -15,6 +18,8 @@ _ARM_FEATURES = {
     "arm.FEAT_SME": "sme",
 }
 _INTEL_RENAMES = {"avx1.0": "avx", "sse4.1": "sse4_1", "sse4.2": "sse4_2"}
+
+_LARGEST_TWO_THIRDS_BYTES = 32 << 30
 
 
 def read_sysctl(name: str) -> bytes | None:
@@ -44,3 +49,47 @@ def translate_features(read: Callable[[str], bytes | None]) -> frozenset[str]:
         names = (read(key) or b"").rstrip(b"\0").decode("ascii", "replace").lower().split()
         flags.update(_INTEL_RENAMES.get(name, name) for name in names)
     return frozenset(flags)
+
+
+def probe_apple_gpus(
+    read: Callable[[str], bytes | None] | None = None, memory: MemoryInfo | None = None
+) -> tuple[GPU, ...]:
+    """Return the GPU of an Apple processor, which works on the main memory; none on Macs with an Intel processor.
+
+    Python under Rosetta says that the processor is Intel's; `hw.optional.arm64` tells the truth there too.
+    """
+    read = read or read_sysctl
+    if not int.from_bytes(read("hw.optional.arm64") or b"", "little") and not _is_arm():
+        return ()
+    names = (_decode(read(key)) for key in ("machdep.cpu.brand_string", "hw.model"))
+    total = int.from_bytes(read("hw.memsize") or b"", "little") or (memory.total_bytes if memory else 0)
+    wired_mebibytes = int.from_bytes(read("iogpu.wired_limit_mb") or b"", "little")
+    free = min(total, wired_mebibytes << 20) if wired_mebibytes else estimate_metal_bytes(total)
+    if memory is not None and memory.total_bytes:
+        free = min(free, memory.available_bytes)
+    return (
+        GPU(
+            vendor=GpuVendor.APPLE,
+            name=next((name for name in names if name), "Apple GPU"),
+            total_bytes=total or None,
+            free_bytes=free if total else None,
+            unified_memory=True,
+        ),
+    )
+
+
+def estimate_metal_bytes(total_bytes: int) -> int:
+    """Return how much of the main memory Metal recommends to use: two thirds up to 32 GiB, three quarters above.
+
+    Source: recommendedMaxWorkingSetSize as llama.cpp reports it: 10,922 MiB of 16 GiB, 21,845 of 32 GiB, 49,152 of
+    64 GiB, 73,728 of 96 GiB. The user can set another limit (sysctl iogpu.wired_limit_mb), which is read first.
+    """
+    return total_bytes * 2 // 3 if total_bytes <= _LARGEST_TWO_THIRDS_BYTES else total_bytes * 3 // 4
+
+
+def _is_arm() -> bool:
+    return hasattr(os, "uname") and os.uname().machine == "arm64"
+
+
+def _decode(value: bytes | None) -> str:
+    return (value or b"").rstrip(b"\0").decode("utf-8", "replace").strip()

@@ -1,4 +1,4 @@
-"""GPUs: an NVML that answers, fails, hangs or is not there; AMD and Intel from the kernel's files."""
+"""GPUs: an NVML that answers, fails, hangs or is not there; no AMD or Intel card is asked through it."""
 
 import sys
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmrun.hardware.gpu import probe_gpus
-from llmrun.hardware.types import GPU, GpuVendor
+from llmrun.hardware.types import GPU, GpuVendor, MemoryInfo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads made-up Linux kernel files")
 GIB = 1 << 30
@@ -104,26 +104,37 @@ def test_without_a_driver_nvml_is_not_even_imported(tmp_path: Path, monkeypatch:
     assert probe_gpus(tmp_path) == ((), ())
 
 
-def test_amd_and_intel_come_from_the_kernel(tmp_path: Path) -> None:
-    files = {
-        "card0/device/vendor": "0x1002\n",
-        "card0/device/device": "0x744c\n",
-        "card0/device/mem_info_vram_total": f"{24 * GIB}\n",
-        "card0/device/mem_info_vram_used": f"{GIB}\n",
-        "card1/device/vendor": "0x8086\n",
-        "card1/device/device": "0x46a6\n",
-        "card2/device/vendor": "0x1af4\n",
-        "card0-DP-1/status": "connected\n",
-        "renderD128/device/vendor": "0x1002\n",
-    }
-    for name, text in files.items():
-        path = tmp_path / "sys/class/drm" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    gpus, problems = probe_gpus(tmp_path)
-    seen = [(gpu.vendor, gpu.name, gpu.total_bytes, gpu.free_bytes) for gpu in gpus]
-    assert seen == [
-        (GpuVendor.AMD, "amd GPU 0x744c", 24 * GIB, 23 * GIB),
-        (GpuVendor.INTEL, "intel GPU 0x46a6", None, None),
-    ]
+class NVMLError_NotSupported(NVMLError):  # noqa: N801 - the name by which pynvml's error is told apart
+    pass
+
+
+def test_a_gpu_on_the_main_memory_says_so(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_handle: object) -> Any:
+        raise NVMLError_NotSupported("Not Supported")
+
+    monkeypatch.setitem(sys.modules, "pynvml", fake_pynvml(nvmlDeviceGetMemoryInfo=refuse))
+    memory = MemoryInfo(total_bytes=128 * GIB, available_bytes=100 * GIB)
+    ((gpu,), problems) = probe_gpus(nvidia_root, memory=memory)
+    assert (gpu.unified_memory, gpu.total_bytes, gpu.free_bytes, problems) == (True, 128 * GIB, 100 * GIB, ())
+
+
+def test_one_gpu_off_the_bus_does_not_hide_the_others(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(index: int) -> int:
+        if index == 1:
+            raise NVMLError("GPU is lost")
+        return index
+
+    changes = {"nvmlDeviceGetCount": lambda: 3, "nvmlDeviceGetHandleByIndex": handle}
+    monkeypatch.setitem(sys.modules, "pynvml", fake_pynvml(**changes))
+    gpus, problems = probe_gpus(nvidia_root)
+    assert len(gpus) == 2
+    assert problems == ("NVML: GPU 1: GPU is lost",)
+
+
+def test_cards_of_other_makers_come_after(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_pynvml())
+    (nvidia_root / "sys/class/drm/card0/device").mkdir(parents=True)
+    (nvidia_root / "sys/class/drm/card0/device/vendor").write_text("0x1002\n")
+    gpus, problems = probe_gpus(nvidia_root)
+    assert [gpu.vendor for gpu in gpus] == [GpuVendor.NVIDIA, GpuVendor.AMD]
     assert problems == ()
