@@ -60,6 +60,8 @@ $(STAMPS)/venv:
 	  exit 1; }
 	@echo '==> creating .venv'
 	@$(PYTHON) -m venv $(VENV)
+	@# an older pip downloads a whole wheel just to say where it is
+	@$(PIP) install --quiet --upgrade 'pip>=25.3'
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/package: $(STAMPS)/venv pyproject.toml
