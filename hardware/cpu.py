@@ -25,7 +25,7 @@ def probe_cpu(root: Path = Path("/")) -> tuple[CpuInfo, tuple[str, ...]]:
         name, flags, physical = _read_macos()
     else:
         block = _first_block(read_text(root / "proc/cpuinfo") or "")
-        name = block.get("model name") or None
+        name = block.get("model name") or os.environ.get("PROCESSOR_IDENTIFIER")  # the latter on Windows
         flags = frozenset((block.get("flags") or block.get("features") or "").lower().split())
         physical = _count_topology(root) or _count_cpuinfo(root) or _count_with_psutil(root)
     problems = [] if physical else ["CPU: the number of physical cores cannot be read"]

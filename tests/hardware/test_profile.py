@@ -192,8 +192,21 @@ def test_refused_by_the_name_of_the_field(changes: dict[str, Any], field: str, w
 
 @pytest.mark.parametrize(
     "path",
-    "version system python_version cpu memory cpu.name cpu.quota cpu.isa_flags memory.total_bytes "
-    "memory.available_bytes gpus.0.vendor gpus.0.name gpus.0.total_bytes".split(),
+    [
+        "version",
+        "system",
+        "python_version",
+        "cpu",
+        "memory",
+        "cpu.name",
+        "cpu.quota",
+        "cpu.isa_flags",
+        "memory.total_bytes",
+        "memory.available_bytes",
+        "gpus.0.vendor",
+        "gpus.0.name",
+        "gpus.0.total_bytes",
+    ],
 )
 def test_a_missing_field_is_named(path: str) -> None:
     data = document()
