@@ -1,9 +1,11 @@
 """From what the user typed to a plan that an engine can load: resolve, read the header, probe, select, plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from llmrun.engines.facts import probe_engines
+from llmrun.engines.model_facts import ModelFacts
 from llmrun.engines.plan import PlanRequest, check_request, make_plan
-from llmrun.engines.selection import Selection, find_installed, select_engine
+from llmrun.engines.selection import Selection, select_engine
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import ModelFileError
 from llmrun.hardware.machine import probe_machine
@@ -15,6 +17,9 @@ from llmrun.models.types import LocalModel, ModelInfo
 from llmrun.progress import Progress
 
 __all__ = ["Prepared", "prepare"]
+
+_RUNNABLE = frozenset({EngineName.LLAMA_CPP})
+"""Engines that this version of llmrun has an adapter for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +46,11 @@ def prepare(
     model = resolve(parse_reference(reference), offline=offline, progress=progress)
     header = _read_header(model)
     info = describe_gguf(header, family=model.family)
-    selection = select_engine(info, find_installed(), engine)
-    plan, notices = make_plan(selection.chosen, model, info, probe_machine(), request)
+    machine = probe_machine()
+    # The plan judges the memory, with the context length that was asked for and all the numbers.
+    facts = replace(ModelFacts.from_info(info), weights_bytes=None)
+    selection = select_engine(facts, machine, probe_engines(machine), forced=engine, runnable=_RUNNABLE)
+    plan, notices = make_plan(selection.chosen, model, info, machine, request)
     return Prepared(
         model=model, header=header, info=info, selection=selection, plan=plan, notices=(*info.warnings, *notices)
     )
