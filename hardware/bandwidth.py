@@ -159,11 +159,10 @@ def _key(machine: Machine) -> dict[str, str | int | None]:
 
 
 def _path(key: dict[str, str | int | None]) -> Path:
-    import hashlib
     import json
+    import zlib  # hashlib takes longer to import than all the rest; the file itself says what it is for
 
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache_folder("machine") / f"bandwidth-{digest[:16]}.json"
+    return cache_folder("machine") / f"bandwidth-{zlib.crc32(json.dumps(key, sort_keys=True).encode()):08x}.json"
 
 
 def _is_plausible(value: float) -> bool:

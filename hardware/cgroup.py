@@ -64,7 +64,7 @@ def read_memory_limits(root: Path = Path("/")) -> tuple[MemoryLimit, ...]:
 
 def _quota_v2(folder: Path) -> float | None:
     fields = (read_text(folder / "cpu.max") or "").split()
-    if len(fields) != 2 or not all(field.isdigit() for field in fields) or int(fields[1]) == 0:
+    if len(fields) != 2 or not all(field.isdecimal() for field in fields) or int(fields[1]) == 0:
         return None
     return int(fields[0]) / int(fields[1])
 
@@ -97,7 +97,7 @@ def _limits_v1(group: _Group) -> Iterator[MemoryLimit]:
 def _stat(folder: Path, key: str) -> int:
     for line in (read_text(folder / "memory.stat") or "").splitlines():
         name, _, value = line.partition(" ")
-        if name == key and value.isdigit():
+        if name == key and value.isdecimal():
             return int(value)
     return 0
 

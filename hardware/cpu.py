@@ -71,7 +71,7 @@ def _first_block(cpuinfo: str) -> dict[str, str]:
 def _count_topology(root: Path) -> int | None:
     folder = root / "sys/devices/system/cpu"
     try:
-        folders = [path for path in folder.iterdir() if path.name.startswith("cpu") and path.name[3:].isdigit()]
+        folders = [path for path in folder.iterdir() if path.name.startswith("cpu") and path.name[3:].isdecimal()]
     except OSError:
         return None
     siblings = {read_text(path / "topology/thread_siblings_list") for path in folders}

@@ -7,15 +7,19 @@ Nothing is raised: a GPU that does not answer becomes a sentence in `problems`.
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmrun.hardware.drm import iterate_drm_gpus
 from llmrun.hardware.types import GPU, GpuVendor, MemoryInfo
+
+if TYPE_CHECKING:
+    import threading
 
 __all__ = ["NVML_TIMEOUT_SECONDS", "probe_gpus"]
 
 NVML_TIMEOUT_SECONDS = 8.0  # a driver without persistence mode needs a second or two per GPU to wake up
 _NVIDIA_MARKERS = ("proc/driver/nvidia/version", "dev/nvidiactl", "dev/dxg")  # dxg: Windows' subsystem for Linux
+_given_up: "list[threading.Thread]" = []  # those that NVML has not answered: it is not asked again while it hangs
 
 
 def probe_gpus(
@@ -44,13 +48,17 @@ def probe_gpus(
 def _probe_nvidia(timeout_seconds: float, memory: MemoryInfo | None) -> tuple[list[GPU], list[str]]:
     import threading
 
+    hangs = f"NVML: no answer within {timeout_seconds:g} s; NVIDIA GPUs are left out"
+    if any(thread.is_alive() for thread in _given_up):
+        return [], [hangs]
     gpus: list[GPU] = []
     problems: list[str] = []
     thread = threading.Thread(target=_ask_nvml, args=(gpus, problems, memory), name="nvml", daemon=True)
     thread.start()
     thread.join(timeout_seconds)
     if thread.is_alive():
-        return [], [f"NVML: no answer within {timeout_seconds:g} s; NVIDIA GPUs are left out"]
+        _given_up[:] = [thread]
+        return [], [hangs]
     return gpus, problems
 
 

@@ -39,7 +39,7 @@ def _read_meminfo(root: Path) -> tuple[int, int]:
     for line in (read_text(root / "proc/meminfo") or "").splitlines():
         key, _, rest = line.partition(":")
         fields = rest.split()
-        if fields and fields[0].isdigit():
+        if fields and fields[0].isdecimal():
             values[key] = int(fields[0]) * 1024
     total = values.get("MemTotal", 0)
     # Kernels before 3.14 have no MemAvailable.
@@ -71,5 +71,5 @@ def _read_mapped_bytes(root: Path) -> int:
     for line in (read_text(root / "proc/self/status") or "").splitlines():
         if line.startswith("VmSize:"):
             fields = line.split()
-            return int(fields[1]) * 1024 if len(fields) > 1 and fields[1].isdigit() else 0
+            return int(fields[1]) * 1024 if len(fields) > 1 and fields[1].isdecimal() else 0
     return 0

@@ -88,15 +88,23 @@ def test_nvml_is_not_installed(nvidia_root: Path, monkeypatch: pytest.MonkeyPatc
     assert problems[0].startswith("NVML: ")
 
 
-def test_nvml_hangs(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvml_hangs_and_is_not_asked_again(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setitem(sys.modules, "pynvml", fake_pynvml(nvmlInit=lambda: release.wait(30)))
+    calls = []
+    hang = fake_pynvml(nvmlInit=lambda: calls.append(1) or release.wait(30))
+    monkeypatch.setitem(sys.modules, "pynvml", hang)
     started = time.monotonic()
-    gpus, problems = probe_gpus(nvidia_root, timeout_seconds=0.05)
+    answers = [probe_gpus(nvidia_root, timeout_seconds=seconds) for seconds in (0.05, 20)]
+    took = time.monotonic() - started
     release.set()
-    assert time.monotonic() - started < 5
-    assert gpus == ()
-    assert problems == ("NVML: no answer within 0.05 s; NVIDIA GPUs are left out",)
+    for thread in threading.enumerate():
+        if thread.name == "nvml":
+            thread.join(10)
+    assert took < 5
+    assert [gpus for gpus, _ in answers] == [(), ()]
+    assert answers[0][1] == ("NVML: no answer within 0.05 s; NVIDIA GPUs are left out",)
+    assert len(calls) == 1
+    assert probe_gpus(nvidia_root)[0] != ()  # it answers again
 
 
 def test_without_a_driver_nvml_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
