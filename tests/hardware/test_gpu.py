@@ -90,9 +90,13 @@ def test_nvml_is_not_installed(nvidia_root: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_nvml_hangs_and_is_not_asked_again(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    calls = []
-    hang = fake_pynvml(nvmlInit=lambda: calls.append(1) or release.wait(30))
-    monkeypatch.setitem(sys.modules, "pynvml", hang)
+    calls: list[float] = []
+
+    def hang() -> None:
+        calls.append(time.monotonic())
+        release.wait(30)
+
+    monkeypatch.setitem(sys.modules, "pynvml", fake_pynvml(nvmlInit=hang))
     started = time.monotonic()
     answers = [probe_gpus(nvidia_root, timeout_seconds=seconds) for seconds in (0.05, 20)]
     took = time.monotonic() - started
