@@ -112,15 +112,17 @@ def ask_architectures(
     engine: EngineName,
     version: str | None,
     *,
+    again: bool = False,
     path: Sequence[str] = (),
     python: str = sys.executable,
     timeout_seconds: float = _TIMEOUT_SECONDS,
 ) -> Architectures:
-    """Ask the installed engine, in a child process, and keep the answer; without one, return the shipped table.
+    """Ask the installed engine, in a child process, and keep the answer; if it has none, return the shipped table.
 
     Args:
         engine: Which engine.
         version: Its version, under which the answer is kept.
+        again: Forget the answer that is kept.
         path: Folders to look for packages in before the environment's own.
         python: The interpreter of the child.
         timeout_seconds: When to give up.
@@ -128,21 +130,20 @@ def ask_architectures(
     question = _QUESTIONS.get(engine)
     if question is None or version is None:
         return shipped_architectures(engine)
-    kept = kept_architectures(engine, version)
-    if kept is not None:
-        return kept
-    entry = _run(question, path, python, timeout_seconds)
-    answer = _from_entry(entry, "installed")
-    if answer is None:
-        return shipped_architectures(engine)
-    from llmrun.engines.kept import keep
+    from llmrun.engines.kept import forget, keep, read_kept
 
-    keep(_FOLDER, _key(engine, version), entry)
-    return answer
+    key = _key(engine, version)
+    if again:
+        forget(_FOLDER, key)
+    entry = read_kept(_FOLDER, key)
+    if entry is None:
+        entry = _run(question, path, python, timeout_seconds)
+        keep(_FOLDER, key, entry)  # an engine that cannot be asked would take its time to say so every time
+    return _from_entry(entry, "installed") or shipped_architectures(engine)
 
 
 def _run(question: str, path: Sequence[str], python: str, timeout_seconds: float) -> Any:
-    """Return what the child printed behind the mark: an engine that is imported may print anything before it."""
+    """Return what the child printed behind the mark (an engine may print anything before it); if nothing, {}."""
     import subprocess
 
     lines = (
@@ -160,12 +161,12 @@ def _run(question: str, path: Sequence[str], python: str, timeout_seconds: float
             errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
+        return {}
     answers = [line.removeprefix(_MARK) for line in done.stdout.splitlines() if line.startswith(_MARK)]
     try:
-        return json.loads(answers[-1]) if answers else None
+        return json.loads(answers[-1]) if answers else {}
     except ValueError:
-        return None
+        return {}
 
 
 def _from_entry(entry: Any, source: str) -> Architectures | None:

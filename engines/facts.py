@@ -6,6 +6,7 @@ afford it.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,29 +70,32 @@ class EngineFacts:
 
 
 def probe_engines(
-    machine: Machine | None = None, *, path: Sequence[str] | None = None
+    machine: Machine | None = None, *, kept: bool = True, path: Sequence[str] | None = None
 ) -> dict[EngineName, EngineFacts]:
     """Return what is known of every engine.
 
     Args:
         machine: This machine, if it was probed already: health is kept for each machine apart.
+        kept: Read what earlier checks found out. Without it, finding the cache folder is saved too.
         path: Folders that stand in for `sys.path` in tests.
     """
     if machine is None:
         from llmrun.hardware.machine import probe_machine
 
         machine = probe_machine()
-    return {engine: probe_engine(engine, machine, path=path) for engine in _REAL_ENGINES}
+    return {engine: probe_engine(engine, machine, kept=kept, path=path) for engine in _REAL_ENGINES}
 
 
-def probe_engine(engine: EngineName, machine: Machine, *, path: Sequence[str] | None = None) -> EngineFacts:
-    """Return what is known of one engine; `path` as for `probe_engines`."""
-    from llmrun.engines.health import kept_health
-
+def probe_engine(
+    engine: EngineName, machine: Machine, *, kept: bool = True, path: Sequence[str] | None = None
+) -> EngineFacts:
+    """Return what is known of one engine; arguments as for `probe_engines`."""
     facts = _PROBES[engine](_Packages(path))
-    if facts.installed:
+    if facts.installed and kept:
+        from llmrun.engines.health import kept_health
+
         facts = kept_health(facts, machine)
-    return _with_architectures(facts)
+    return _with_architectures(facts, kept=kept)
 
 
 def assume_engine(
@@ -105,13 +109,13 @@ def assume_engine(
 
     found = version or shipped_version(engine) or _ASSUMED_LLAMA_CPP
     facts = EngineFacts(engine=engine, installed=installed, version=found, gpu_support=gpu_support)
-    return _with_architectures(facts)
+    return _with_architectures(facts, kept=False)
 
 
-def _with_architectures(facts: EngineFacts) -> EngineFacts:
+def _with_architectures(facts: EngineFacts, *, kept: bool) -> EngineFacts:
     from llmrun.engines.architectures import kept_architectures, shipped_architectures
 
-    found = kept_architectures(facts.engine, facts.version) if facts.installed else None
+    found = kept_architectures(facts.engine, facts.version) if facts.installed and kept else None
     return with_architectures(facts, found or shipped_architectures(facts.engine))
 
 
@@ -147,8 +151,10 @@ class _Packages:
 
     def metadata(self, folder: Path, distribution: str) -> Path | None:
         """Return the metadata folder of a distribution whose package is in `folder`."""
-        found = sorted(folder.parent.glob(f"{distribution}-*.dist-info"))
-        return found[-1] if found else None
+        # Hundreds of packages: names are enough, and a path object for each takes longer than all the rest.
+        names = (name for name in os.listdir(folder.parent) if name.startswith(f"{distribution}-"))  # noqa: PTH208
+        found = sorted(name for name in names if name.endswith(".dist-info"))
+        return folder.parent / found[-1] if found else None
 
     def version(self, folder: Path, distribution: str) -> str | None:
         """Return the version, which stands in the metadata folder's name."""

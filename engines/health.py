@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llmrun.engines.facts import CRASHES, HEALTHY, UNKNOWN, EngineFacts
+from llmrun.engines.architectures import ask_architectures
+from llmrun.engines.facts import CRASHES, HEALTHY, UNKNOWN, EngineFacts, with_architectures
 from llmrun.engines.kept import forget, keep, read_kept
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import Machine
@@ -43,6 +44,8 @@ def check_health(
 ) -> EngineFacts:
     """Return the facts with the engine's health, trying it now if nothing is kept.
 
+    An engine that llmrun does not drive is not tried, but asked which architectures it supports.
+
     Args:
         engine: Which engine.
         facts: What `probe_engines` said of it.
@@ -53,7 +56,8 @@ def check_health(
     if not facts.installed:
         return facts
     if engine is not EngineName.LLAMA_CPP:
-        return replace(facts, health=UNKNOWN, health_detail=_NOT_TRIED)
+        asked = with_architectures(facts, ask_architectures(engine, facts.version, again=recheck))
+        return replace(asked, health=UNKNOWN, health_detail=_NOT_TRIED)
     if machine is None:
         from llmrun.hardware.machine import probe_machine
 

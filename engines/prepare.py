@@ -49,7 +49,9 @@ def prepare(
     machine = probe_machine()
     # The plan judges the memory, with the context length that was asked for and all the numbers.
     facts = replace(ModelFacts.from_info(info), weights_bytes=None)
-    selection = select_engine(facts, machine, probe_engines(machine), forced=engine, runnable=_RUNNABLE)
+    # A crash that was seen before explains itself again; looking for its record would cost more than it saves.
+    engines = probe_engines(machine, kept=False)
+    selection = select_engine(facts, machine, engines, forced=engine, runnable=_RUNNABLE)
     plan, notices = make_plan(selection.chosen, model, info, machine, request)
     return Prepared(
         model=model, header=header, info=info, selection=selection, plan=plan, notices=(*info.warnings, *notices)

@@ -135,11 +135,13 @@ def test_transformers_is_asked_too(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_without_an_answer_the_table_is_used_and_nothing_is_kept(tmp_path: Path, text: str) -> None:
+def test_without_an_answer_the_table_is_used(tmp_path: Path, vllm: list[str], text: str) -> None:
     site = package(tmp_path / "site", "vllm.model_executor.models.registry", text)
     found = ask_architectures(EngineName.VLLM, "0.33.0", path=[str(site)], timeout_seconds=1)
     assert found == shipped_architectures(EngineName.VLLM)
     assert kept_architectures(EngineName.VLLM, "0.33.0") is None
+    assert ask_architectures(EngineName.VLLM, "0.33.0", path=vllm) == found  # it is not asked every time
+    assert ask_architectures(EngineName.VLLM, "0.33.0", again=True, path=vllm).source == "installed"
 
 
 def test_llama_cpp_is_never_asked() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llmrun.engines.architectures import Architectures
 from llmrun.engines.facts import CRASHES, HEALTHY, UNKNOWN, EngineFacts, probe_engine
 from llmrun.engines.health import check_health, kept_health
 from llmrun.engines.install.verify import Verification
@@ -141,10 +142,30 @@ def test_what_is_not_installed_or_not_driven_is_not_tried() -> None:
     trial = Trial(GOOD)
     missing = EngineFacts(engine=EngineName.LLAMA_CPP, installed=False)
     assert check(trial, missing) == missing
-    vllm = EngineFacts(engine=EngineName.VLLM, installed=True)
-    assert check(trial, vllm).health == UNKNOWN
-    assert "was not tried" in (check(trial, vllm).health_detail or "")
+    ctransformers = EngineFacts(engine=EngineName.CTRANSFORMERS, installed=True, version="0.2.27")
+    assert check(trial, ctransformers).health == UNKNOWN
+    assert "was not tried" in (check(trial, ctransformers).health_detail or "")
     assert trial.threads == []
+
+
+def test_an_engine_that_is_not_driven_is_asked_what_it_supports(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def answer(engine: EngineName, version: str | None, *, again: bool) -> Architectures:
+        asked.append(again)
+        return Architectures(supported=frozenset({f"{engine.value} {version}"}), source="installed")
+
+    monkeypatch.setattr("llmrun.engines.health.ask_architectures", answer)
+    vllm = EngineFacts(engine=EngineName.VLLM, installed=True, version="0.33.0")
+    found = check(Trial(GOOD), vllm)
+    assert (found.architectures, found.architectures_source) == (frozenset({"vllm 0.33.0"}), "installed")
+    check(Trial(GOOD), vllm, recheck=True)
+    assert asked == [False, True]
+
+
+def test_run_can_leave_the_cache_alone(cache: Path) -> None:
+    probe_engine(EngineName.LLAMA_CPP, MACHINE, kept=False)
+    assert not cache.exists()
 
 
 @pytest.mark.engine
