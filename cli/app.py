@@ -19,10 +19,11 @@ _HELP = """Run local language models with the best engine that this machine has 
 \b
 llmrun run smollm2-135m-instruct "Why is the sky blue?"
 git diff | llmrun run ./model.gguf "Write a commit message for this."
+llmrun which-backend smollm2-135m-instruct
 llmrun models pull smollm2-135m-instruct
 llmrun install llama-cpp
 """
-_COMMANDS = ("run", "models", "install")
+_COMMANDS = ("run", "which-backend", "models", "install")
 
 
 def build_app(names: tuple[str, ...] = _COMMANDS) -> "typer.Typer":
@@ -54,6 +55,10 @@ def build_app(names: tuple[str, ...] = _COMMANDS) -> "typer.Typer":
         from llmrun.cli.run import run
 
         app.command()(run)
+    if "which-backend" in names:
+        from llmrun.cli.which_backend import which_backend
+
+        app.command(name="which-backend")(which_backend)
     if "models" in names:
         from llmrun.cli.models import models_app
 

@@ -16,6 +16,7 @@ __all__ = [
     "StreamClosed",
     "TerminalWriter",
     "inert",
+    "marks",
     "report_error",
     "report_line",
     "silence_stdout",
@@ -60,6 +61,16 @@ def write_json(document: dict[str, Any]) -> None:
     """Write one JSON document to standard output; text beyond ASCII is escaped where the encoding is not UTF-8."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     write_out(json.dumps(document, indent=2, ensure_ascii=encoding not in ("utf-8", "utf8")) + "\n")
+
+
+def marks() -> tuple[str, str]:
+    """Return the signs for yes and no that standard output can show."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        "✓✗".encode(encoding)
+    except UnicodeEncodeError:
+        return "yes", "no "
+    return "✓", "✗"
 
 
 def silence_stdout() -> None:

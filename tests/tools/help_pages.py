@@ -13,6 +13,7 @@ TARGET = Path(__file__).parents[2] / "docs" / "help.md"
 PAGES = (
     (),
     ("run",),
+    ("which-backend",),
     ("models",),
     ("models", "list"),
     ("models", "pull"),

@@ -1,0 +1,126 @@
+"""`llmrun which-backend`: what this machine has, which engine runs a model here, why, and why not the others."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmrun.cli import options as common
+
+if TYPE_CHECKING:
+    from llmrun.engines.facts import EngineFacts
+    from llmrun.engines.types import EngineName
+    from llmrun.hardware.types import Machine
+
+__all__ = ["which_backend"]
+
+_NO_CHOICE = 6
+
+
+def which_backend(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="Judge the engines for this model; without one, show the machine."),
+    ] = None,
+    machine: Annotated[
+        Path | None,
+        typer.Option("--machine", metavar="FILE", help="Answer for the machine that this file describes."),
+    ] = None,
+    save_machine: Annotated[
+        Path | None, typer.Option("--save-machine", metavar="FILE", help="Write this machine down, for --machine.")
+    ] = None,
+    engine: common.Engine = None,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Forget what was found out about engines and memory, and look again.")
+    ] = False,
+    json_output: common.JsonOutput = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Show which engine runs a model here, and why; or what this machine has.
+
+    Nothing is downloaded and no model is loaded. Ends with exit code 6 when no engine can run the model.
+    For the machine of a file, the engines are taken to be installed there.
+
+    \b
+    llmrun which-backend
+    llmrun which-backend smollm2-135m-instruct
+    llmrun which-backend ./model.gguf --json
+    llmrun which-backend --save-machine laptop.json
+    llmrun which-backend llama-2-chat --machine laptop.json
+    """  # noqa: D301 - the backspace before the examples keeps their lines apart
+    from llmrun.cli import which_backend_report as report
+    from llmrun.cli.output import marks, write_json, write_out
+    from llmrun.engines.judgement import DRIVEN, judge_model
+    from llmrun.engines.types import EngineName
+
+    looked_at, engines = _elsewhere(machine) if machine else _here(recheck=recheck, quiet=quiet, thorough=model is None)
+    if save_machine is not None:
+        _save(looked_at, save_machine)
+    if model is None:
+        if json_output:
+            write_json(report.machine_document(looked_at, engines))
+        else:
+            write_out(report.machine_text(looked_at, engines))
+        return
+    judged = judge_model(
+        model,
+        looked_at,
+        engines,
+        forced=None if engine is None else EngineName(engine),
+        runnable=None if machine else DRIVEN,
+    )
+    if json_output:
+        write_json(report.model_document(judged, looked_at, engines))
+    else:
+        write_out(report.model_text(judged, marks()))
+    if judged.chosen is None:
+        raise typer.Exit(_NO_CHOICE)
+
+
+def _elsewhere(file: Path) -> "tuple[Machine, dict[EngineName, EngineFacts]]":
+    """Return the machine of a file, with every engine taken to be installed there."""
+    from llmrun.engines.facts import assume_engine
+    from llmrun.engines.types import EngineName
+    from llmrun.hardware.profile import read_machine
+
+    machine = read_machine(file)
+    has_gpu = bool(machine.gpus)
+    names = [name for name in EngineName if name is not EngineName.FAKE]
+    return machine, {name: assume_engine(name, gpu_support=has_gpu) for name in names}
+
+
+def _here(*, recheck: bool, quiet: bool, thorough: bool) -> "tuple[Machine, dict[EngineName, EngineFacts]]":
+    """Return this machine and its engines; what was never found out about them is found out now and kept."""
+    from dataclasses import replace
+
+    from llmrun.cli.progress import choose_progress
+    from llmrun.engines.facts import UNKNOWN, probe_engines
+    from llmrun.engines.health import check_health
+    from llmrun.folders import cache_folder
+    from llmrun.hardware.bandwidth import known_bandwidth, learn_bandwidth
+    from llmrun.hardware.machine import probe_machine
+
+    progress = choose_progress(quiet=quiet)
+    machine = probe_machine(disk_folder=cache_folder())
+    bandwidth = None if recheck else known_bandwidth(machine)
+    if bandwidth is None and (thorough or recheck):
+        progress.note("measuring the memory, once")
+        bandwidth = learn_bandwidth(machine, again=recheck)
+    machine = replace(machine, memory_bandwidth_bytes_per_second=bandwidth)
+    engines = probe_engines(machine)
+    for name, facts in engines.items():
+        if facts.installed and (recheck or facts.health == UNKNOWN):
+            engines[name] = check_health(name, facts, recheck, machine=machine)
+    return machine, engines
+
+
+def _save(machine: "Machine", path: Path) -> None:
+    import json
+
+    from llmrun.errors import StorageError
+    from llmrun.hardware.profile import machine_to_json
+
+    try:
+        path.write_text(json.dumps(machine_to_json(machine), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"--save-machine {path} cannot be written: {error.strerror or error}") from error
