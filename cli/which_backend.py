@@ -50,8 +50,8 @@ def which_backend(
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli import which_backend_report as report
     from llmrun.cli.output import marks, write_json, write_out
-    from llmrun.engines.judgement import DRIVEN, judge_model
-    from llmrun.engines.types import EngineName
+    from llmrun.engines.judgement import judge_model
+    from llmrun.engines.types import DRIVEN_ENGINES, EngineName
 
     looked_at, engines = _elsewhere(machine) if machine else _here(recheck=recheck, quiet=quiet, thorough=model is None)
     if save_machine is not None:
@@ -67,7 +67,7 @@ def which_backend(
         looked_at,
         engines,
         forced=None if engine is None else EngineName(engine),
-        runnable=None if machine else DRIVEN,
+        runnable=None if machine else DRIVEN_ENGINES,
     )
     if json_output:
         write_json(report.model_document(judged, looked_at, engines))

@@ -22,10 +22,7 @@ from llmrun.models.reference import parse_reference
 from llmrun.models.resolver import find_on_disk
 from llmrun.models.types import LocalModel, ModelRef, RefKind
 
-__all__ = ["DRIVEN", "Judgement", "judge_model"]
-
-DRIVEN = frozenset({EngineName.LLAMA_CPP})
-"""The engines that this version of llmrun has an adapter for."""
+__all__ = ["Judgement", "judge_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from llmrun.engines.facts import probe_engines
 from llmrun.engines.model_facts import ModelFacts
 from llmrun.engines.plan import PlanRequest, check_request, make_plan
 from llmrun.engines.selection import Selection, select_engine
-from llmrun.engines.types import EngineName, LoadPlan
+from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan
 from llmrun.errors import ModelFileError
 from llmrun.hardware.machine import probe_machine
 from llmrun.models.gguf import GgufHeader, read_gguf_header
@@ -17,9 +17,6 @@ from llmrun.models.types import LocalModel, ModelInfo
 from llmrun.progress import Progress
 
 __all__ = ["Prepared", "prepare"]
-
-_RUNNABLE = frozenset({EngineName.LLAMA_CPP})
-"""Engines that this version of llmrun has an adapter for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +48,7 @@ def prepare(
     facts = replace(ModelFacts.from_info(info), weights_bytes=None)
     # A crash that was seen before explains itself again; looking for its record would cost more than it saves.
     engines = probe_engines(machine, kept=False)
-    selection = select_engine(facts, machine, engines, forced=engine, runnable=_RUNNABLE)
+    selection = select_engine(facts, machine, engines, forced=engine, runnable=DRIVEN_ENGINES)
     plan, notices = make_plan(selection.chosen, model, info, machine, request)
     return Prepared(
         model=model, header=header, info=info, selection=selection, plan=plan, notices=(*info.warnings, *notices)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from llmrun.models.types import Segment
 
 __all__ = [
+    "DRIVEN_ENGINES",
     "Delta",
     "Done",
     "EngineName",
@@ -27,6 +28,10 @@ class EngineName(StrEnum):
     PYTORCH = "pytorch"
     VLLM = "vllm"
     FAKE = "fake"
+
+
+DRIVEN_ENGINES = frozenset({EngineName.LLAMA_CPP})
+"""The engines that this version of llmrun has an adapter for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
