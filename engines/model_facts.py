@@ -10,11 +10,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelFacts"]
 
-# Bits per weight of a file that is mostly of the type that begins so, its scales and its larger tensors included.
-# Source: sizes of 7-billion-parameter files over their parameters (Q2_K 3.2, Q4_K_M 4.8, Q8_0 8.5, …).
-_BITS = {"1": 2.0, "2": 3.2, "3": 3.9, "4": 4.8, "5": 5.7, "6": 6.6, "8": 8.5, "16": 16.0, "32": 32.0}
-_UNQUANTIZED_BITS = 16.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
@@ -58,6 +53,9 @@ class ModelFacts:
     @classmethod
     def from_variant(cls, family: "Family", variant: "Variant", quantization: str | None) -> "ModelFacts":
         """Return the facts of a model that the catalogue knows; its size is estimated."""
+        from llmrun.engines.variants import estimate_weights_bytes
+        from llmrun.models.catalogue import Candidate
+
         chosen = None if quantization is None or quantization.lower() == "none" else quantization
         parameters = round(variant.parameters_billion * 1e9)
         return cls(
@@ -66,7 +64,7 @@ class ModelFacts:
             family=family.name,
             parameters=parameters,
             quantization=chosen,
-            weights_bytes=variant.size_bytes or int(parameters * _bits(chosen, variant.format) / 8),
+            weights_bytes=estimate_weights_bytes(Candidate(variant, chosen, None)),
         )
 
 
@@ -78,15 +76,3 @@ def _architecture(family: "Family", variant: "Variant") -> str | None:
     from llmrun.engines.architectures import architecture_of_family
 
     return architecture_of_family(family.name, variant.size_label)
-
-
-def _bits(quantization: str | None, stored: ModelFormat) -> float:
-    if quantization is None:
-        return _BITS["8"] if stored is ModelFormat.FP8 else _UNQUANTIZED_BITS
-    digits = ""
-    for character in quantization:
-        if character.isdigit():
-            digits += character
-        elif digits:
-            break
-    return _BITS.get(digits, _UNQUANTIZED_BITS)
