@@ -37,7 +37,7 @@ found = {
 }
 """
 _ASK_TRANSFORMERS = """
-from transformers.models.auto import modeling_auto
+import transformers.models.auto.modeling_auto as modeling_auto
 names = set()
 for table in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM"):
     for value in getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES", {}).values():
