@@ -2,6 +2,7 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,14 @@ def llmrun(environment: dict[str, str]) -> Callable[..., Result]:
         return Result(done.stdout, done.stderr, done.returncode, time.monotonic() - started)
 
     return run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heed_signals() -> None:
+    """Undo what nohup and background jobs hand down: ignored signals would be ignored by the program under test too."""
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture
