@@ -93,8 +93,9 @@ def model_document(judgement: Judgement, machine: Machine, engines: Mapping[Engi
 
 
 def engine_document(facts: EngineFacts) -> dict[str, Any]:
-    """Return the facts about an engine, without its list of architectures."""
+    """Return the facts about an engine, without its lists of architectures."""
     document = asdict(facts)
+    del document["last_versions"]
     document["architectures"] = None if facts.architectures is None else len(facts.architectures)
     document["build"] = dict(facts.build)
     return document
