@@ -80,6 +80,8 @@ def execute(request: RunRequest) -> None:
         progress=choose_progress(quiet=request.quiet),
     )
     notices.add(*prepared.notices)
+    if request.raw and request.system:
+        notices.add("--system is left out: with --raw the prompt is sent as it is")
     worker = early.take_worker(prepared.plan.engine)
     try:
         worker.send_load(prepared.plan)

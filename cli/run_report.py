@@ -13,7 +13,9 @@ SCHEMA_VERSION = 1
 
 
 def finish_notice(done: Done, sampling: SamplingOptions, plan: LoadPlan) -> tuple[str, ...]:
-    """Say when an answer was cut, and by what; nothing when the model ended it."""
+    """Say when an answer was cut, and by what, or is empty; nothing when the model ended it after some words."""
+    if done.finish_reason is FinishReason.STOP and not done.stats.completion_tokens:
+        return ("the model ended its answer before the first word",)
     match done.finish_reason:
         case FinishReason.LENGTH:
             return (f"the answer was cut at --max-tokens {sampling.max_tokens}",)

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from llmrun.engines.facts import probe_engines
+from llmrun.engines.facts import EngineFacts, probe_engines
 from llmrun.engines.model_facts import ModelFacts
 from llmrun.engines.plan import PlanRequest, check_request, make_plan
 from llmrun.engines.selection import Selection, select_engine
 from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan
 from llmrun.errors import ModelFileError
 from llmrun.hardware.machine import probe_machine
+from llmrun.hardware.types import Machine
 from llmrun.models.gguf import GgufHeader, read_gguf_header
 from llmrun.models.gguf_info import describe_gguf
 from llmrun.models.reference import parse_reference
@@ -50,9 +51,26 @@ def prepare(
     engines = probe_engines(machine, kept=False)
     selection = select_engine(facts, machine, engines, forced=engine, runnable=DRIVEN_ENGINES)
     plan, notices = make_plan(selection.chosen, model, info, machine, request)
+    unused = _unused_gpu_layers(request, engines.get(selection.chosen), machine)
     return Prepared(
-        model=model, header=header, info=info, selection=selection, plan=plan, notices=(*info.warnings, *notices)
+        model=model,
+        header=header,
+        info=info,
+        selection=selection,
+        plan=plan,
+        notices=(*info.warnings, *notices, *unused),
     )
+
+
+def _unused_gpu_layers(request: PlanRequest, engine: EngineFacts | None, machine: Machine) -> tuple[str, ...]:
+    """Say when layers were asked for on a GPU that cannot be used: llama.cpp itself ignores them in silence."""
+    if not request.gpu_layers:
+        return ()
+    if engine is not None and engine.gpu_support is False:
+        return (f"--gpu-layers has no effect: {engine.engine} is built for the processor only",)
+    if not machine.gpus:
+        return ("--gpu-layers has no effect: no GPU was found",)
+    return ()
 
 
 def _read_header(model: LocalModel) -> GgufHeader:

@@ -162,6 +162,27 @@ def test_a_cut_answer_is_said(llmrun: Run, model: Path) -> None:
     assert "cut at --max-tokens 3" in result.errors
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["--gpu-layers", "5"], "--gpu-layers has no effect", id="GPU layers without a GPU"),
+        pytest.param(["--raw", "--system", "Be kind."], "--system is left out", id="system message with --raw"),
+    ],
+)
+def test_options_that_have_no_effect_are_said(llmrun: Run, model: Path, arguments: list[str], said: str) -> None:
+    if "--gpu-layers" in arguments and list(Path("/dev").glob("nvidia*")):
+        pytest.skip("this machine has a GPU")
+    result = llmrun("run", model, "hi", *arguments, env=fake(answer="ok"))
+    assert (result.code, result.text) == (0, "ok\n")
+    assert said in result.errors
+
+
+def test_an_empty_answer_is_said(llmrun: Run, model: Path) -> None:
+    result = llmrun("run", model, "hi", env=fake(answer=""))
+    assert (result.code, result.stdout) == (0, b"")
+    assert "ended its answer before the first word" in result.errors
+
+
 def test_quiet_says_nothing_but_errors(llmrun: Run, model: Path) -> None:
     result = llmrun("run", model, "hi", "--max-tokens", "3", "--quiet", env=fake(answer="abcdef"))
     assert (result.code, result.text, result.errors) == (0, "abc\n", "")
