@@ -144,6 +144,7 @@ def _read_gpu(fields: "_Fields") -> GPU:
         compute_capability=fields.text("compute_capability", None, pattern=r"\d{1,3}\.\d{1,3}"),
         driver=fields.text("driver", None),
         cuda_version=fields.text("cuda_version", None, pattern=r"\d{1,3}\.\d{1,3}"),
+        memory_bandwidth_bytes_per_second=fields.number("memory_bandwidth_bytes_per_second", 1e6, 1e14, None),
         unified_memory=fields.boolean("unified_memory", False),
     )
     if gpu.total_bytes is not None and gpu.free_bytes is not None and gpu.free_bytes > gpu.total_bytes:

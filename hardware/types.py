@@ -87,6 +87,7 @@ class GPU:
         compute_capability: NVIDIA's (`9.0`); None for the others.
         driver: Version of the driver (`580.159`), or None.
         cuda_version: The newest CUDA that the driver can run (`13.0`), or None.
+        memory_bandwidth_bytes_per_second: How fast it reads its memory at most, by its bus width and clock, or None.
         unified_memory: It works on the machine's main memory: what it takes is missing there.
     """
 
@@ -97,6 +98,7 @@ class GPU:
     compute_capability: str | None = None
     driver: str | None = None
     cuda_version: str | None = None
+    memory_bandwidth_bytes_per_second: float | None = None
     unified_memory: bool = False
 
 

@@ -108,16 +108,20 @@ class ModelInfo:
         key_length: Size of one key head (k_len); value_length likewise.
         sliding_window: Window in tokens, or None.
         sliding_window_layers: For each layer, whether it uses the window; empty when there is no window.
+        window_key_length: Size of one key head in the layers with a window, where it differs from `key_length`, or
+            None; window_value_length likewise.
         vocabulary_size: Tokens (V).
         tensor_bytes: Bytes of all tensor data.
         tensor_types: Bytes of tensor data for each ggml type name, largest first: `(("Q4_1", 80_000_000), …)`.
         experts: Number of experts of a mixture-of-experts model, 0 otherwise; experts_used likewise.
+        expert_bytes: Bytes of the tensors of all experts, of which a token reads experts_used / experts.
         tokenizer_model: `gpt2`, `llama`, …
         tokenizer_pre: Pre-tokenizer name, or None.
         chat_template: The Jinja source the file carries, or None.
         special_tokens: The frame of a prompt.
         family: Catalogue family, or None.
         files: Every file of the model.
+        remote_code: The model brings code along that would have to run (`auto_map` in config.json).
         warnings: What was odd but not fatal (`general.name is not valid UTF-8: replaced`), for a notice.
     """
 
@@ -135,17 +139,21 @@ class ModelInfo:
     value_length: int
     sliding_window: int | None = None
     sliding_window_layers: tuple[bool, ...] = ()
+    window_key_length: int | None = None
+    window_value_length: int | None = None
     vocabulary_size: int
     tensor_bytes: int
     tensor_types: tuple[tuple[str, int], ...]
     experts: int = 0
     experts_used: int = 0
+    expert_bytes: int = 0
     tokenizer_model: str | None = None
     tokenizer_pre: str | None = None
     chat_template: str | None = None
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
     family: str | None = None
     files: tuple[ModelFile, ...] = ()
+    remote_code: bool = False
     warnings: tuple[str, ...] = ()
 
 
