@@ -20,10 +20,14 @@ class FileSource(Protocol):
     """
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """See above."""
+        ...
 
     @property
-    def sizes(self) -> Mapping[str, int]: ...
+    def sizes(self) -> Mapping[str, int]:
+        """See above."""
+        ...
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """Return up to `length` bytes of a file from `start` on; fewer only at its end.
