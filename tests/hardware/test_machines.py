@@ -12,6 +12,17 @@ FOLDER = Path(__file__).parent.parent / "machines"
 FILES = sorted(FOLDER.glob("*.json"))
 MIB = 1 << 20
 GIB = 1 << 30
+GPU_BANDWIDTHS_GBPS = {
+    "NVIDIA H200": 4800,
+    "GeForce RTX 4090": 1008,
+    "GeForce RTX 4070": 504,
+    "GeForce RTX 3080": 760,
+    "GeForce RTX 3060": 360,
+    "Tesla T4": 320,
+    "AMD Instinct MI300X": 5300,
+    "Apple M2": 100,
+    "Apple M4 Max": 546,
+}
 COMPUTE_CAPABILITIES = {"NVIDIA H200": "9.0", "RTX 40": "8.9", "RTX 30": "8.6", "Tesla T4": "7.5"}
 
 every_file = pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in FILES])
@@ -89,6 +100,17 @@ def test_its_gpus_are_possible(path: Path) -> None:
             assert gpu.cuda_version == "13.0"
         else:
             assert gpu.compute_capability is None
+
+
+@every_file
+def test_the_bandwidth_of_its_gpus_is_the_published_one(path: Path) -> None:
+    machine = read_machine(path)
+    for gpu in machine.gpus:
+        published = [value for name, value in GPU_BANDWIDTHS_GBPS.items() if gpu.name.endswith(name)]
+        expected = published[0] * 1e9 if published else None
+        assert gpu.memory_bandwidth_bytes_per_second == expected
+        if gpu.unified_memory:
+            assert expected == machine.memory_bandwidth_bytes_per_second
 
 
 def test_the_real_h200() -> None:
