@@ -14,7 +14,7 @@ from llmrun.engines.types import EngineName
 from llmrun.hardware.types import GPU, GpuVendor, Machine
 from llmrun.models.types import ModelFormat
 
-__all__ = ["judge_engine"]
+__all__ = ["judge_engine", "reads_format"]
 
 _GIB = 1 << 30
 _SHARE = 0.9  # of what is free; the rest is for the KV cache, at the least
@@ -57,15 +57,26 @@ _Rule = Callable[[_Case], Iterator[Reason]]
 
 
 def judge_engine(
-    model: ModelFacts, machine: Machine, facts: EngineFacts, runnable: frozenset[EngineName] | None
+    model: ModelFacts,
+    machine: Machine,
+    facts: EngineFacts,
+    runnable: frozenset[EngineName] | None,
+    refusal: Reason | None = None,
 ) -> Verdict:
-    """Return the verdict on one engine, with every reason."""
+    """Return the verdict on one engine, with every reason; `refusal` is what its plan found."""
     case = _Case(model, machine, facts)
     reasons = tuple(reason for rule in _RULES for reason in rule(case))
+    if refusal is not None:
+        reasons += (refusal,)
     if runnable is not None and facts.engine not in runnable:
         reasons += (Reason(code=ReasonCode.NO_ADAPTER, detail="is not driven by this version of llmrun"),)
     eligible = all(reason.severity is Severity.NOTE for reason in reasons)
     return Verdict(engine=facts.engine, eligible=eligible, reasons=reasons)
+
+
+def reads_format(engine: EngineName, format_: ModelFormat) -> bool:
+    """Return whether an engine reads files of a format at all."""
+    return format_ in _READS.get(engine, frozenset())
 
 
 def _judge_format(case: _Case) -> Iterator[Reason]:

@@ -17,6 +17,7 @@ better than no answer, and the selection says what it lacks.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from llmrun.engines.facts import EngineFacts
 from llmrun.engines.judge import judge_engine
@@ -60,6 +61,7 @@ def select_engine(
     *,
     forced: EngineName | None = None,
     runnable: frozenset[EngineName] | None = None,
+    refusals: Mapping[EngineName, Reason] = MappingProxyType({}),
 ) -> Selection:
     """Choose an engine.
 
@@ -69,13 +71,14 @@ def select_engine(
         facts: What is known of the engines there; one that is missing counts as not installed.
         forced: The engine that the user asked for. It is honoured unless it cannot work.
         runnable: The engines that can be driven; None to judge as if every one could.
+        refusals: What a plan made from the model's headers found against an engine.
 
     Raises:
         NoUsableEngineError: None can run the model, or the forced one cannot; carries the reasons.
     """
     if forced is EngineName.FAKE:
         return Selection(chosen=forced, because="asked for with --engine", verdicts=())
-    verdicts = judge_engines(model, machine, facts, runnable)
+    verdicts = judge_engines(model, machine, facts, runnable, refusals)
     if forced is not None:
         return _honour(forced, verdicts)
     for verdict in verdicts:
@@ -95,12 +98,19 @@ def judge_engines(
     machine: Machine,
     facts: Mapping[EngineName, EngineFacts],
     runnable: frozenset[EngineName] | None = None,
+    refusals: Mapping[EngineName, Reason] = MappingProxyType({}),
 ) -> tuple[Verdict, ...]:
     """Return the verdict on every engine, the best one for this format first. Arguments as for `select_engine`."""
     first = _FIRST.get(model.format, _FIRST_OTHERWISE)
     order = (*first, *(engine for engine in _ENGINES if engine not in first))
     return tuple(
-        judge_engine(model, machine, facts.get(engine) or EngineFacts(engine=engine, installed=False), runnable)
+        judge_engine(
+            model,
+            machine,
+            facts.get(engine) or EngineFacts(engine=engine, installed=False),
+            runnable,
+            refusals.get(engine),
+        )
         for engine in order
     )
 

@@ -32,6 +32,7 @@ __all__ = [
     "Family",
     "PypiSource",
     "Variant",
+    "candidate_tag",
     "families",
     "family_of_file",
     "family_of_repo",
@@ -204,6 +205,25 @@ def resolve_tag(family: Family, tag: str | None) -> list[Candidate]:
         raise _no_such_tag(family, tag or "")
     found = [_candidate(variant, quantization) for variant, left in variants for quantization in left]
     return sorted(found, key=_rank)
+
+
+def candidate_tag(family: Family, candidate: Candidate) -> str:
+    """Return the shortest tag that means this candidate before every other one: `7b-q4_k_m`, `7b-awq`."""
+    size, format_ = candidate.variant.size_label, candidate.variant.format.value
+    quantization = (candidate.quantization or "").lower()
+    sizes = (size, *_NAMED_SIZE.findall(candidate.hub_repo.rpartition("/")[2].lower()))
+    forms = [(size, format_), *((name, format_, quantization) for name in sizes)]
+    if quantization:
+        forms.insert(0, (size, quantization))
+    tags = ["-".join(filter(None, parts)) for parts in forms]
+    return next((tag for tag in tags if _means(family, tag, candidate)), tags[-1])
+
+
+def _means(family: Family, tag: str, candidate: Candidate) -> bool:
+    try:
+        return resolve_tag(family, tag)[0] == candidate
+    except ModelNotFoundError:
+        return False
 
 
 def _split_tag(family: Family, tag: str) -> Iterator[str]:
