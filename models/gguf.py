@@ -6,14 +6,19 @@ a limit for everything, and says in one sentence what is wrong. It refuses what 
 big-endian files, arrays in arrays, tensors that are not where they should be.
 
 It must be quick, because it stands before the first token: numbers and texts are made, arrays are stepped over.
+The same reader takes a file in a repository, of which only the header is fetched.
 
 Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from llmrun.errors import ModelFileError
+from llmrun.errors import ModelFileError, ModelNotFoundError
+from llmrun.models.file_source import FileSource
 from llmrun.models.gguf_metadata import read_metadata, read_number
 from llmrun.models.gguf_split import combine_parts, split_place
 from llmrun.models.gguf_tensors import read_tensors
@@ -26,11 +31,20 @@ from llmrun.models.gguf_types import (
     GgufValue,
     ValueType,
 )
-from llmrun.models.gguf_window import HeaderWindow, damaged
+from llmrun.models.gguf_window import HeaderWindow, damaged, descriptor_reader
 from llmrun.models.sniff import FileKind, identify, open_regular
 
-__all__ = ["GgufArray", "GgufHeader", "GgufTensor", "GgufValue", "ValueType", "read_gguf_header"]
+__all__ = [
+    "GgufArray",
+    "GgufHeader",
+    "GgufTensor",
+    "GgufValue",
+    "ValueType",
+    "read_gguf_header",
+    "read_remote_gguf_header",
+]
 
+_REMOTE_AHEAD_BYTES = 2 * 1024 * 1024  # about what a line carries in the time of one more request
 _DEFAULT_ALIGNMENT = 32  # Source: GGUF_DEFAULT_ALIGNMENT (gguf.h)
 
 
@@ -45,12 +59,31 @@ def read_gguf_header(path: Path, *, vocabulary_only: bool = False) -> GgufHeader
         ModelNotFoundError: There is no such path.
         ModelFileError: It is not a GGUF, is damaged or incomplete, or a part of it is missing.
     """
-    header = _read_part(path)
+    return _whole_model(_read_part(path), _read_part, vocabulary_only=vocabulary_only)
+
+
+def read_remote_gguf_header(source: FileSource, name: str) -> GgufHeader:
+    """Read and check the header of a GGUF file, or of all parts of a split one, without fetching its weights.
+
+    Args:
+        source: Where the file is.
+        name: Its name there.
+
+    Raises:
+        ModelNotFoundError: The source has no such file.
+        ModelFileError: It is not a GGUF, is damaged or incomplete, or a part of it is missing.
+        NetworkError: The server failed.
+    """
+    read_part = partial(_read_part_of, source)
+    return _whole_model(read_part(source.path / name), read_part, vocabulary_only=False)
+
+
+def _whole_model(header: GgufHeader, read_part: Callable[[Path], GgufHeader], *, vocabulary_only: bool) -> GgufHeader:
     if split_place(header) is not None:
-        header = combine_parts(header, _read_part)
+        header = combine_parts(header, read_part)
     if not header.tensors and not vocabulary_only:
         raise ModelFileError(
-            f"{path} holds no weights: it is a vocabulary or a header on its own",
+            f"{header.path} holds no weights: it is a vocabulary or a header on its own",
             fix="download the model's own .gguf file",
         )
     return header
@@ -59,9 +92,18 @@ def read_gguf_header(path: Path, *, vocabulary_only: bool = False) -> GgufHeader
 def _read_part(path: Path) -> GgufHeader:
     descriptor, size_bytes = open_regular(path)
     try:
-        return _read_header(HeaderWindow(path, descriptor, size_bytes))
+        return _read_header(HeaderWindow(path, size_bytes, descriptor_reader(path, descriptor)))
     finally:
         os.close(descriptor)
+
+
+def _read_part_of(source: FileSource, path: Path) -> GgufHeader:
+    name = path.relative_to(source.path).as_posix()
+    size_bytes = source.sizes.get(name)
+    if size_bytes is None:
+        raise ModelNotFoundError(f"{source.path} has no file {name}")
+    window = HeaderWindow(path, size_bytes, partial(source.read, name), ahead_bytes=_REMOTE_AHEAD_BYTES)
+    return replace(_read_header(window), beginning=window.data)
 
 
 def _read_header(window: HeaderWindow) -> GgufHeader:

@@ -8,7 +8,7 @@ https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -107,6 +107,7 @@ class GgufHeader:
         file_size_bytes: Of this file.
         parts: Every file of the model with its size; one unless it is split.
         warnings: What was odd but not fatal.
+        beginning: The bytes of the header, kept when the file is not on this disk; arrays are taken out of them.
     """
 
     path: Path
@@ -119,6 +120,7 @@ class GgufHeader:
     file_size_bytes: int
     parts: tuple[tuple[Path, int], ...]
     warnings: tuple[str, ...] = ()
+    beginning: bytes | None = field(default=None, repr=False, compare=False)
 
 
 class TensorType(NamedTuple):

@@ -121,6 +121,8 @@ def read_chat_templates(header: GgufHeader) -> Mapping[str, str]:
 
 
 def _read_range(header: GgufHeader, start: int, end: int) -> bytes:
+    if header.beginning is not None:
+        return header.beginning[start:end]
     descriptor, size_bytes = open_regular(header.path)
     try:
         if size_bytes != header.file_size_bytes:

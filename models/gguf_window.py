@@ -1,16 +1,19 @@
 """The part of a file that has been read so far, growing as the header turns out to be longer.
 
 The header is read into memory instead of being mapped: a mapped file that another program cuts short kills the
-process with SIGBUS, a short read is an ordinary error.
+process with SIGBUS, a short read is an ordinary error. Where the bytes come from is the caller's affair: a file on
+this disk is read ahead generously, because asking costs more than reading; a file on a server is read ahead a little.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from llmrun.errors import ModelFileError
 
-__all__ = ["MAX_HEADER_BYTES", "HeaderWindow", "damaged"]
+__all__ = ["FIX_DOWNLOAD", "MAX_HEADER_BYTES", "HeaderWindow", "RangeReader", "damaged", "descriptor_reader"]
 
+FIX_DOWNLOAD = "download the file again"
 _FIRST_READ_BYTES = 1024 * 1024
 # The largest vocabulary in use (262,144 tokens, 514,906 merges) makes a header of 16 MiB.
 MAX_HEADER_BYTES = 128 * 1024 * 1024
@@ -18,7 +21,31 @@ MAX_HEADER_BYTES = 128 * 1024 * 1024
 
 def damaged(path: Path, what: str) -> ModelFileError:
     """Return the error for a header that contradicts itself or the limits."""
-    return ModelFileError(f"{path} is damaged: {what}", fix="download the file again")
+    return ModelFileError(f"{path} is damaged: {what}", fix=FIX_DOWNLOAD)
+
+
+RangeReader = Callable[[int, int], bytes]
+"""Returns up to so many bytes from a place in the file on; fewer only at its end."""
+
+
+def descriptor_reader(path: Path, descriptor: int) -> RangeReader:
+    """Return a reader of an open file; `path` is for messages."""
+
+    def read(start: int, length: int) -> bytes:
+        pieces = []
+        try:
+            os.lseek(descriptor, start, os.SEEK_SET)
+            while length > 0:
+                piece = os.read(descriptor, length)
+                if not piece:
+                    break
+                pieces.append(piece)
+                length -= len(piece)
+        except OSError as error:
+            raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
+        return b"".join(pieces)
+
+    return read
 
 
 class HeaderWindow:
@@ -31,14 +58,23 @@ class HeaderWindow:
         section: What is being read now, for messages.
     """
 
-    __slots__ = ("_descriptor", "data", "path", "section", "size_bytes")
+    __slots__ = ("_ahead_bytes", "_read", "data", "path", "section", "size_bytes")
 
-    def __init__(self, path: Path, descriptor: int, size_bytes: int) -> None:
+    def __init__(self, path: Path, size_bytes: int, read: RangeReader, *, ahead_bytes: int | None = None) -> None:
+        """Begin with nothing read.
+
+        Args:
+            path: For messages.
+            size_bytes: Size of the whole file.
+            read: Where the bytes come from.
+            ahead_bytes: How far to read on when the header turns out to be longer; None: as much again.
+        """
         self.path = path
         self.data = b""
         self.size_bytes = size_bytes
         self.section = "header"
-        self._descriptor = descriptor
+        self._read = read
+        self._ahead_bytes = ahead_bytes
 
     def need(self, end: int) -> bytes:
         """Return `data` with at least `end` bytes in it.
@@ -46,31 +82,19 @@ class HeaderWindow:
         Raises:
             ModelFileError: The file ends before that, or the header is larger than any model's.
         """
-        if end <= len(self.data):
+        have = len(self.data)
+        if end <= have:
             return self.data
         if end > self.size_bytes:
             raise ModelFileError(
                 f"{self.path} is incomplete: its {self.size_bytes:,} bytes end inside the {self.section}",
-                fix="download the file again",
+                fix=FIX_DOWNLOAD,
             )
         if end > MAX_HEADER_BYTES:
             raise damaged(self.path, f"its {self.section} goes on after {MAX_HEADER_BYTES // 1024**2} MiB")
-        wanted = min(max(end, _FIRST_READ_BYTES, 2 * len(self.data)), self.size_bytes, MAX_HEADER_BYTES)
-        self._read_up_to(wanted)
+        ahead = have if self._ahead_bytes is None or not have else self._ahead_bytes
+        wanted = min(max(end, _FIRST_READ_BYTES, have + ahead), self.size_bytes, MAX_HEADER_BYTES)
+        self.data = b"".join((self.data, self._read(have, wanted - have)))
         if end > len(self.data):
-            raise ModelFileError(f"{self.path} became shorter while it was read", fix="download the file again")
+            raise ModelFileError(f"{self.path} became shorter while it was read", fix=FIX_DOWNLOAD)
         return self.data
-
-    def _read_up_to(self, wanted: int) -> None:
-        pieces = [self.data]
-        have = len(self.data)
-        try:
-            while have < wanted:
-                piece = os.read(self._descriptor, wanted - have)
-                if not piece:
-                    break
-                pieces.append(piece)
-                have += len(piece)
-        except OSError as error:
-            raise ModelFileError(f"cannot read {self.path}: {error.strerror or error}") from error
-        self.data = b"".join(pieces)
