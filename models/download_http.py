@@ -83,6 +83,11 @@ class HttpReply:
         """Return a header of the first answer in the chain that has it."""
         return next((headers[name] for headers in self.chain if name in headers), None)
 
+    @property
+    def url(self) -> str:
+        """Where the answer came from, after all redirects."""
+        return str(self._response.url)
+
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives, not decoded.
 
@@ -107,16 +112,21 @@ class HttpReply:
 class HttpSession:
     """Connections that are kept open over several requests. Use it as a context manager."""
 
-    def __init__(self, *, token: str | None = None, token_origin: str | None = None) -> None:
-        """Open a session; `token` is sent to `token_origin` (`https://host:port`) only."""
+    def __init__(
+        self, *, token: str | None = None, token_origin: str | None = None, timeout_seconds: float | None = None
+    ) -> None:
+        """Open a session; `token` is sent to `token_origin` (`https://host:port`) only.
+
+        `timeout_seconds` is how long a server may take to answer, and be silent; None: what the environment says.
+        """
         import httpx
 
         self._httpx = httpx
         self._token = token
         self._token_origin = _origin(httpx.URL(token_origin)) if token_origin else None
-        self._timeout_seconds = network_timeout_seconds()
+        self.timeout_seconds = network_timeout_seconds() if timeout_seconds is None else timeout_seconds
         self._client = httpx.Client(
-            timeout=self._timeout_seconds,
+            timeout=self.timeout_seconds,
             verify=_certificates(),
             follow_redirects=False,
             headers={"user-agent": "llmrun", "accept-encoding": "identity"},
@@ -170,10 +180,10 @@ class HttpSession:
         try:
             yield
         except httpx.ConnectTimeout as error:
-            raise HttpError(f"cannot reach {host}: no answer in {self._timeout_seconds:g} s") from error
+            raise HttpError(f"cannot reach {host}: no answer in {self.timeout_seconds:g} s") from error
         except httpx.TimeoutException as error:
             raise HttpError(
-                f"{host} stalled: it sent nothing for {self._timeout_seconds:g} s",
+                f"{host} stalled: it sent nothing for {self.timeout_seconds:g} s",
                 stalled=True,
                 fix="try again (it goes on where it stopped), or set LLMRUN_NETWORK_TIMEOUT to more seconds",
             ) from error

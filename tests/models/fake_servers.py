@@ -39,6 +39,34 @@ class Faults:
     etag: str | None = None
     commit: str | None = None
     size: int | None = None
+    content_range: str | None = None
+    drip_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class SparseFile:
+    """A file that begins with `head` and goes on with zeros up to `size`, which no test could hold in memory."""
+
+    head: bytes
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end, _ = part.indices(self.size)
+        found = self.head[start:end]
+        return found + bytes(min(end - start - len(found), 1 << 26))
+
+
+Content = bytes | SparseFile
+
+
+def sha256_of(data: Content) -> str:
+    """The name of a file's bytes; a sparse file's zeros are left out of it."""
+    if isinstance(data, SparseFile):
+        return hashlib.sha256(data.head + str(data.size).encode()).hexdigest()
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass
@@ -66,6 +94,7 @@ class _Server:
     def __init__(self) -> None:
         self.faults = Faults()
         self.requests: list[Request] = []
+        self.bytes_served = 0
         self.stopping = threading.Event()
         outer = self
 
@@ -118,29 +147,37 @@ class _Server:
             handler.send_header(name, value)
         handler.end_headers()
         if handler.command != "HEAD":
-            handler.wfile.write(body)
+            for at in range(0, len(body), 1 << 16):
+                self.bytes_served += handler.wfile.write(body[at : at + (1 << 16)])
 
-    def send_file(self, handler: BaseHTTPRequestHandler, data: bytes, etag: str, fault: Faults) -> None:
+    def send_file(self, handler: BaseHTTPRequestHandler, data: Content, etag: str, fault: Faults) -> None:
         if fault.etag_each_time:
             etag = f"{etag}-{len(self.requests)}"
         wanted, condition = handler.headers.get("Range"), handler.headers.get("If-Range")
-        start = 0
-        if wanted and not fault.ignore_range and condition in (None, f'"{etag}"'):
-            start = int(wanted.removeprefix("bytes=").partition("-")[0])
+        ranged = bool(wanted) and not fault.ignore_range and condition in (None, f'"{etag}"')
+        first, _, last = (wanted or "").removeprefix("bytes=").partition("-")
+        start = int(first) if ranged else 0
+        end = min(int(last) + 1, len(data)) if ranged and last else len(data)
         if start and start >= len(data):
             self.send(handler, 416, headers={"Content-Range": f"bytes */{len(data)}"})
             return
+        body = data[start:end]
         if fault.flip_byte is not None:
-            data = data[: fault.flip_byte] + bytes([data[fault.flip_byte] ^ 1]) + data[fault.flip_byte + 1 :]
-        data += bytes(fault.extra_bytes)
-        headers = {"ETag": f'"{etag}"', "Content-Length": str(len(data) - start)}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._send_slowly(handler, 206 if start else 200, data[start:], headers, fault)
+            at = fault.flip_byte - start
+            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        body += bytes(fault.extra_bytes)
+        headers = {"ETag": f'"{etag}"', "Content-Length": str(end - start + fault.extra_bytes)}
+        if ranged:
+            whole = len(data) + fault.extra_bytes
+            headers["Content-Range"] = fault.content_range or f"bytes {start}-{end + fault.extra_bytes - 1}/{whole}"
+        self._send_slowly(handler, 206 if ranged else 200, body, headers, fault)
 
     def _send_slowly(
         self, handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], fault: Faults
     ) -> None:
+        if fault.drip_seconds is not None:
+            self._send_drops(handler, status, body, headers, fault.drip_seconds)
+            return
         cut = next((at for at in (fault.drop_after, fault.stall_after) if at is not None), None)
         if cut is None or handler.command == "HEAD":
             self.send(handler, status, body, headers)
@@ -151,6 +188,16 @@ class _Server:
             self.stopping.wait(STALL_SECONDS)
         handler.close_connection = True
 
+    def _send_drops(
+        self, handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], seconds: float
+    ) -> None:
+        self.send(handler, status, b"", headers)
+        for at in range(len(body)):
+            handler.wfile.write(body[at : at + 1])
+            if self.stopping.wait(seconds):
+                break
+        handler.close_connection = True
+
 
 class FakeHub(_Server):
     """The parts of the hub that llmrun and huggingface_hub use.
@@ -159,18 +206,22 @@ class FakeHub(_Server):
         repositories: Files by repository and path.
         cdn_url: Where large files are redirected to.
         token: When set, everything but the bytes themselves needs it.
+        gated: Reading files is refused to everyone; listing them is not.
+        tells_sizes: The listing has sizes and hashes when it is asked for them.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.repositories: dict[str, dict[str, bytes]] = {}
+        self.repositories: dict[str, dict[str, Content]] = {}
         self.commit = COMMIT
         self.cdn_url = self.url
         self.token: str | None = None
+        self.gated = False
+        self.tells_sizes = True
 
-    def add(self, repository: str, path: str, data: bytes) -> str:
+    def add(self, repository: str, path: str, data: Content) -> str:
         self.repositories.setdefault(repository, {})[path] = data
-        return hashlib.sha256(data).hexdigest()
+        return sha256_of(data)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(handler.path).path)
@@ -185,23 +236,28 @@ class FakeHub(_Server):
                 data
                 for files in self.repositories.values()
                 for data in files.values()
-                if hashlib.sha256(data).hexdigest() == path.removeprefix("/cdn/")
+                if sha256_of(data) == path.removeprefix("/cdn/")
             )
             self.send_file(handler, data, f"cdn-{len(data)}", fault)
         elif self.token and handler.headers.get("Authorization") != f"Bearer {self.token}":
             self.send(handler, 401, b"no", {"X-Error-Code": "RepoNotFound"})
         elif path.startswith("/api/models/"):
-            self._list(handler, path)
+            self._list(handler, path, with_sizes="blobs=true" in handler.path and self.tells_sizes)
+        elif self.gated:
+            self.send(handler, 403, b"no", {"X-Error-Code": "GatedRepo"})
         else:
             self._resolve(handler, path, fault)
 
-    def _list(self, handler: BaseHTTPRequestHandler, path: str) -> None:
+    def _list(self, handler: BaseHTTPRequestHandler, path: str, *, with_sizes: bool) -> None:
         repository = path.removeprefix("/api/models/").partition("/revision/")[0]
         files = self.repositories.get(repository)
         if files is None:
             self.send(handler, 404, b"no", {"X-Error-Code": "RepoNotFound"})
             return
-        document = {"id": repository, "sha": self.commit, "siblings": [{"rfilename": name} for name in files]}
+        siblings = [
+            {"rfilename": name} | (_size_and_hashes(name, data) if with_sizes else {}) for name, data in files.items()
+        ]
+        document = {"id": repository, "sha": self.commit, "siblings": siblings}
         self.send(handler, 200, json.dumps(document).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, handler: BaseHTTPRequestHandler, path: str, fault: Faults) -> None:
@@ -212,13 +268,25 @@ class FakeHub(_Server):
             return
         headers = {"X-Repo-Commit": fault.commit or self.commit}
         if not rest.endswith(LFS_SUFFIXES):
-            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            self.send(handler, 200, data, headers | {"ETag": f'"{fault.etag or blob}"'})
+            small = data[: len(data)]
+            self.send(handler, 200, small, headers | {"ETag": f'"{fault.etag or git_sha1_of(small)}"'})
             return
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = sha256_of(data)
         size = str(len(data) if fault.size is None else fault.size)
         headers |= {"X-Linked-Etag": f'"{fault.etag or sha256}"', "X-Linked-Size": size}
         self.send(handler, 302, headers=headers | {"Location": f"{self.cdn_url}/cdn/{sha256}", "ETag": '"pointer"'})
+
+
+def git_sha1_of(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _size_and_hashes(name: str, data: Content) -> dict[str, Any]:
+    if name.endswith(LFS_SUFFIXES):
+        pointer = git_sha1_of(b"pointer")
+        lfs = {"sha256": sha256_of(data), "size": len(data), "pointerSize": 135}
+        return {"size": len(data), "blobId": pointer, "lfs": lfs}
+    return {"size": len(data), "blobId": git_sha1_of(data[: len(data)])}
 
 
 class FakeIndex(_Server):

@@ -1,0 +1,175 @@
+"""Read ranges of files in a repository of the hub, so that headers are known before anything is downloaded.
+
+What is asked for are the beginnings of files, so each file keeps the beginning that has arrived and is asked only for
+what comes after it; small files come whole. Nothing is written to the disk. The address that the hub redirects to is
+used again for the same file, because every redirect costs one more answer.
+Refuses to go on when the bytes may be of something else: another size than the hub announced, another ETag than before,
+another range than asked for. A server that ignores ranges and sends the whole file is read as far as needed and left.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrun.errors import ModelFileError, NetworkError
+from llmrun.models.download_http import HttpError, HttpReply, HttpSession, retried
+from llmrun.models.hub_listing import HubFile, HubRepository, file_url
+from llmrun.progress import Progress
+
+__all__ = ["RemoteFolder"]
+
+_FIRST_READ_BYTES = 128 * 1024  # holds the header of most safetensors files
+_WHOLE_BYTES = 512 * 1024  # smaller files come whole
+_GAP_BYTES = 1024 * 1024  # so much unwanted is read rather than asking for a second range
+_MAX_SKIPPED_BYTES = 128 * 1024 * 1024  # of a file whose server cannot begin in the middle
+_SLOWEST_BYTES_PER_SECOND = 16 * 1024  # a server that only drips must not keep anyone waiting
+_WHOLE_FILE, _PART = 200, 206
+_EXPIRED = (400, 401, 403, 404, 410)  # what storage says to an address that was signed for a while
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+@dataclass(slots=True)
+class _Beginning:
+    """What has arrived of a file. `address` is where the hub redirected to, `etag` what that server calls the bytes."""
+
+    data: bytes = b""
+    address: str | None = None
+    etag: str | None = None
+    ranges_ignored: bool = False
+
+
+class RemoteFolder:
+    """Files of one commit, as a `FileSource`.
+
+    Attributes:
+        path: `ORG/NAME`, for messages.
+        sizes: Size in bytes of the files that may be read, by name.
+    """
+
+    def __init__(
+        self,
+        session: HttpSession,
+        repository: HubRepository,
+        files: Mapping[str, HubFile],
+        *,
+        progress: Progress,
+        patient: bool = True,
+    ) -> None:
+        """Read files of a commit.
+
+        Args:
+            session: From `hub_session`.
+            repository: The commit.
+            files: Those that may be read.
+            progress: Is told of bytes that arrive.
+            patient: Try again what fails in a way that passes.
+        """
+        self.path = Path(repository.name)
+        self.sizes: Mapping[str, int] = {name: file.size_bytes for name, file in files.items()}
+        self._session = session
+        self._repository = repository
+        self._hashes = {name: file.etag for name, file in files.items()}
+        self._beginnings: dict[str, _Beginning] = {}
+        self._progress = progress
+        self._patient = patient
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """Return up to `length` bytes of a file from `start` on; fewer only at its end.
+
+        Raises:
+            ModelFileError: The repository has no such file.
+            NetworkError: The server failed, or sends something else than it announced.
+        """
+        size_bytes = self.sizes.get(name)
+        if size_bytes is None:
+            raise ModelFileError(f"{self.path} has no file {name}")
+        end = min(start + length, size_bytes)
+        if end <= start:
+            return b""
+        beginning = self._beginnings.setdefault(name, _Beginning())
+        have = len(beginning.data)
+        if start > have + _GAP_BYTES:
+            return self._fetch(name, beginning, start, end)
+        if end > have:
+            wanted = max(end, 2 * have if beginning.ranges_ignored else 0, _FIRST_READ_BYTES)
+            if size_bytes <= _WHOLE_BYTES:
+                wanted = size_bytes
+            beginning.data += self._fetch(name, beginning, have, min(wanted, size_bytes))
+        return beginning.data[start:end]
+
+    def _fetch(self, name: str, beginning: _Beginning, start: int, end: int) -> bytes:
+        def action() -> bytes:
+            return self._fetch_once(name, beginning, start, end)
+
+        return retried(action, self._progress) if self._patient else action()
+
+    def _fetch_once(self, name: str, beginning: _Beginning, start: int, end: int) -> bytes:
+        if beginning.address is not None:
+            try:
+                return self._fetch_from(beginning.address, name, beginning, start, end)
+            except HttpError as error:
+                if error.status not in _EXPIRED:
+                    raise
+                beginning.address = None
+        return self._fetch_from(file_url(self._repository, name), name, beginning, start, end)
+
+    def _fetch_from(self, url: str, name: str, beginning: _Beginning, start: int, end: int) -> bytes:
+        with self._session.open(url, headers={"range": f"bytes={start}-{end - 1}"}) as reply:
+            self._check_identity(name, beginning, reply)
+            self._check_range(name, reply, start, end)
+            beginning.ranges_ignored = reply.status == _WHOLE_FILE
+            skipped = start if beginning.ranges_ignored else 0
+            body = self._take(name, reply, skipped + end - start)
+            beginning.address = reply.url
+        return body[skipped:]
+
+    def _check_identity(self, name: str, beginning: _Beginning, reply: HttpReply) -> None:
+        """Refuse bytes of another commit, of another file, or of a file that changed since it was last asked for."""
+        commit, linked = reply.header("x-repo-commit"), reply.header("x-linked-etag")
+        etag = reply.headers.get("etag", "").removeprefix("W/") or None
+        hashes = (None, f'"{self._hashes[name]}"', self._hashes[name])
+        if commit not in (None, self._repository.commit) or linked not in hashes:
+            raise NetworkError(f"{self.path}/{name}: the hub sends another file than it listed")
+        if beginning.etag is not None and etag != beginning.etag:
+            raise NetworkError(f"{self.path}/{name} changed on the server while it was read", fix="try again")
+        beginning.etag = etag
+
+    def _check_range(self, name: str, reply: HttpReply, start: int, end: int) -> None:
+        """Refuse an answer that is neither the range that was asked for nor the whole file."""
+        size_bytes = self.sizes[name]
+        if reply.headers.get("content-encoding", "identity") != "identity":
+            raise NetworkError(f"{self.path}/{name}: the server sends it compressed, which was not asked for")
+        if reply.status == _WHOLE_FILE:
+            found = reply.headers.get("content-length", str(size_bytes))
+            if found != str(size_bytes):
+                raise NetworkError(f"{self.path}/{name}: {size_bytes:,} bytes were announced, and {found} are sent")
+            if start > _MAX_SKIPPED_BYTES:
+                raise NetworkError(f"{self.path}/{name}: the server cannot send a part of a file")
+            return
+        match = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
+        whole = (str(start), str(end - 1), str(size_bytes))
+        if reply.status != _PART or match is None or match.groups() not in (whole, (*whole[:2], "*")):
+            answer = reply.headers.get("content-range", "no range")[:80]
+            raise NetworkError(
+                f"{self.path}/{name}: asked for bytes {start:,} to {end - 1:,} of {size_bytes:,}, "
+                f"and the server answers {reply.status} with {answer}"
+            )
+
+    def _take(self, name: str, reply: HttpReply, wanted: int) -> bytes:
+        """Return the first `wanted` bytes of the body, and leave the rest."""
+        allowed_seconds = self._session.timeout_seconds + wanted / _SLOWEST_BYTES_PER_SECOND
+        deadline = time.monotonic() + allowed_seconds
+        body = bytearray()
+        for chunk in reply.chunks():
+            body += chunk
+            self._progress.advance(len(chunk))
+            # A range is read to its end, so that the connection can be used again.
+            if len(body) > wanted or (len(body) == wanted and reply.status == _WHOLE_FILE):
+                break
+            if time.monotonic() > deadline:
+                raise HttpError(f"{self.path}/{name}: {wanted:,} bytes took more than {allowed_seconds:.0f} s")
+        if len(body) < wanted:
+            raise HttpError(f"{self.path}/{name}: the connection ended before the bytes did", passing=True)
+        return bytes(body[:wanted])
