@@ -50,6 +50,10 @@ class LoadPlan:
         batch_tokens: Largest micro-batch of the prefill.
         vocabulary_only: Load the tokenizer and no weights (`--dry-run`).
         estimated_bytes: Memory that the plan expects to take at its peak.
+        draft_path: A smaller model of the same vocabulary that guesses ahead, or None.
+        lookup: Whether to guess ahead from the text so far: `auto` (when it pays), `on` or `off`.
+        cache_folder: Where the KV state of long prompts is kept between runs, or None for nowhere.
+        cache_key: What such a state depends on besides the tokens and the build: the identity of the model's file.
     """
 
     engine: EngineName
@@ -62,6 +66,10 @@ class LoadPlan:
     batch_tokens: int = 512
     vocabulary_only: bool = False
     estimated_bytes: int = 0
+    draft_path: str | None = None
+    lookup: str = "auto"
+    cache_folder: str | None = None
+    cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
