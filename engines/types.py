@@ -134,12 +134,17 @@ class Stats:
         prefill_seconds: Time to process the prompt up to the logits of its last token.
         decode_seconds: From the first generated token to the last; the decode rate is
             (completion_tokens - 1) / decode_seconds, never n / total.
+        cached_tokens: Tokens of the prompt that were not processed, because their KV state was there already.
+        drafted_tokens: Tokens that were guessed ahead; accepted_tokens of them were right.
     """
 
     prompt_tokens: int
     completion_tokens: int
     prefill_seconds: float
     decode_seconds: float
+    cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
