@@ -29,6 +29,7 @@ __all__ = ["HttpError", "HttpReply", "HttpSession", "network_timeout_seconds", "
 
 DEFAULT_TIMEOUT_SECONDS = 20.0
 MAX_REDIRECTS = 8
+MAX_REDIRECT_BYTES = 16 << 10
 MAX_DOCUMENT_BYTES = 64 << 20
 RETRY_AFTER_SECONDS = (0.3, 1.0)  # then the failure is final
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -168,8 +169,9 @@ class HttpSession:
                     self._raise_for_status(response)
                     yield HttpReply(response.status_code, chain[-1], tuple(chain), response, self)
                     return
-            with self.errors(str(target)):
-                target = target.join(location)
+                with self.errors(str(target)):
+                    _read_to_end(response, chain[-1].get("content-length", ""))
+                    target = target.join(location)
         raise HttpError(f"{_host(first)} redirected more than {MAX_REDIRECTS} times")
 
     @contextmanager
@@ -266,6 +268,13 @@ def _certificates() -> "ssl.SSLContext":
             except OSError as error:
                 raise NetworkError(f"the certificates in {bundle} cannot be read: {error}") from error
     return context
+
+
+def _read_to_end(response: "httpx.Response", length: str) -> None:
+    """Read a short body that nobody wants, so that its connection can be used again."""
+    if length.isascii() and length.isdigit() and int(length) <= MAX_REDIRECT_BYTES:
+        for _ in response.iter_raw():
+            pass
 
 
 def _origin(url: "httpx.URL") -> tuple[str, str, int | None]:

@@ -20,7 +20,10 @@ from llmrun.progress import Progress
 
 __all__ = ["RemoteFolder"]
 
-_FIRST_READ_BYTES = 128 * 1024  # holds the header of most safetensors files
+_SHARD_SUFFIX = ".safetensors"
+_MAX_SHARDS = 2_000
+_CONNECTIONS = 8
+_FIRST_READ_BYTES = 256 * 1024  # holds the header of most safetensors files
 _WHOLE_BYTES = 512 * 1024  # smaller files come whole
 _GAP_BYTES = 1024 * 1024  # so much unwanted is read rather than asking for a second range
 _MAX_SKIPPED_BYTES = 128 * 1024 * 1024  # of a file whose server cannot begin in the middle
@@ -88,22 +91,60 @@ class RemoteFolder:
         end = min(start + length, size_bytes)
         if end <= start:
             return b""
+        if start == 0 and name not in self._beginnings and name.endswith(_SHARD_SUFFIX):
+            self._begin_shards(length)
         beginning = self._beginnings.setdefault(name, _Beginning())
         have = len(beginning.data)
         if start > have + _GAP_BYTES:
             return self._fetch(name, beginning, start, end)
         if end > have:
-            wanted = max(end, 2 * have if beginning.ranges_ignored else 0, _FIRST_READ_BYTES)
-            if size_bytes <= _WHOLE_BYTES:
-                wanted = size_bytes
-            beginning.data += self._fetch(name, beginning, have, min(wanted, size_bytes))
+            beginning.data += self._fetch(name, beginning, have, self._worth_reading(name, beginning, end))
         return beginning.data[start:end]
+
+    def _worth_reading(self, name: str, beginning: _Beginning, end: int) -> int:
+        """Return up to where to read when the bytes up to `end` are wanted."""
+        size_bytes = self.sizes[name]
+        if size_bytes <= _WHOLE_BYTES:
+            return size_bytes
+        # A server that sends the whole file again each time must be asked fewer times.
+        again = 2 * len(beginning.data) if beginning.ranges_ignored else 0
+        return min(max(end, again, _FIRST_READ_BYTES), size_bytes)
+
+    def _begin_shards(self, length: int) -> None:
+        """Read the beginnings of all weight files at once: who reads one of many reads all, and each costs two answers.
+
+        What fails here in a way that passes is left to the read that wants it.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        names = [name for name in self.sizes if name.endswith(_SHARD_SUFFIX) and name not in self._beginnings]
+        if len(names) < 2 or len(names) > _MAX_SHARDS:
+            return
+
+        def begin(name: str) -> bytes:
+            beginning = self._beginnings[name] = _Beginning()
+            try:
+                return self._fetch_once(name, beginning, 0, self._worth_reading(name, beginning, length))
+            except HttpError as error:
+                if not error.passing:
+                    raise
+                return b""
+
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            try:
+                for name, data in zip(names, pool.map(begin, names), strict=True):
+                    self._beginnings[name].data = data
+                    self._progress.advance(len(data))
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _fetch(self, name: str, beginning: _Beginning, start: int, end: int) -> bytes:
         def action() -> bytes:
             return self._fetch_once(name, beginning, start, end)
 
-        return retried(action, self._progress) if self._patient else action()
+        data = retried(action, self._progress) if self._patient else action()
+        self._progress.advance(len(data))
+        return data
 
     def _fetch_once(self, name: str, beginning: _Beginning, start: int, end: int) -> bytes:
         if beginning.address is not None:
@@ -164,7 +205,6 @@ class RemoteFolder:
         body = bytearray()
         for chunk in reply.chunks():
             body += chunk
-            self._progress.advance(len(chunk))
             # A range is read to its end, so that the connection can be used again.
             if len(body) > wanted or (len(body) == wanted and reply.status == _WHOLE_FILE):
                 break

@@ -7,14 +7,26 @@ the cause of each. Offline (the option, `LLMRUN_OFFLINE=1` or `HF_HUB_OFFLINE=1`
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from llmrun.errors import LlmrunError, ModelNotFoundError, NetworkError
+from llmrun.errors import ModelNotFoundError
 from llmrun.models.resolver_disk import Found, find_path
-from llmrun.models.resolver_sources import Source, describe, family_of, fetch, find_reference, sources_of
+from llmrun.models.resolver_sources import (
+    Source,
+    describe,
+    family_of,
+    fetch,
+    find_reference,
+    first_that_answers,
+    sources_of,
+)
 from llmrun.models.types import LocalModel, ModelRef, RefKind
 from llmrun.progress import SILENT, Progress
 
-__all__ = ["find_on_disk", "is_offline", "resolve"]
+if TYPE_CHECKING:
+    from llmrun.models.remote import RemoteModel
+
+__all__ = ["fetch_found", "find_on_disk", "is_offline", "refuse_offline", "resolve"]
 
 _TRUE = ("1", "true", "yes", "on")
 
@@ -39,13 +51,34 @@ def resolve(ref: ModelRef, *, offline: bool = False, progress: Progress = SILENT
     if local:
         return local
     sources = sources_of(ref)
-    if offline or is_offline():
-        places = ", or ".join(describe(source) for source in sources)
-        raise ModelNotFoundError(
-            f"{ref.text} is not on this disk, and the network may not be used; it would be fetched from {places}",
-            fix=f"once, with the network: llmrun models pull {ref.text}",
-        )
-    return _local_model(ref, _fetch_first(ref, sources, progress))
+    refuse_offline(ref, sources, offline=offline)
+    return _local_model(ref, first_that_answers(ref, sources, lambda source: fetch(source, progress), progress))
+
+
+def fetch_found(remote: "RemoteModel", *, progress: Progress = SILENT) -> LocalModel:
+    """Fetch the files of a model that was just looked up: of the same commit, and without listing it again.
+
+    Raises:
+        NetworkError: The hub cannot be reached, fails, refuses, or sends damaged data.
+        StorageError: The disk is full or the cache cannot be used.
+        SecurityError: What a server sent is not safe.
+    """
+    return _local_model(remote.ref, fetch(remote.source, progress, listing=remote.listing))
+
+
+def refuse_offline(ref: ModelRef, sources: Sequence[Source], *, offline: bool = False) -> None:
+    """Raise when the network may not be used, by an option or by the environment.
+
+    Raises:
+        ModelNotFoundError: It may not; the message says where the model would come from.
+    """
+    if not offline and not is_offline():
+        return
+    places = ", or ".join(describe(source) for source in sources)
+    raise ModelNotFoundError(
+        f"{ref.text} is not on this disk, and the network may not be used; it would be fetched from {places}",
+        fix=f"once, with the network: llmrun models pull {ref.text}",
+    )
 
 
 def find_on_disk(ref: ModelRef) -> LocalModel | None:
@@ -60,23 +93,6 @@ def find_on_disk(ref: ModelRef) -> LocalModel | None:
         return _local_model(ref, find_path(ref.name))
     found = find_reference(ref)
     return _local_model(ref, found) if found else None
-
-
-def _fetch_first(ref: ModelRef, sources: Sequence[Source], progress: Progress) -> Found:
-    failures: list[LlmrunError] = []
-    for number, source in enumerate(sources, start=1):
-        try:
-            return fetch(source, progress)
-        except (NetworkError, ModelNotFoundError) as error:
-            failures.append(error)
-            if number < len(sources):
-                progress.note(f"{error.message}; trying {describe(sources[number])}")
-    if len(failures) == 1:
-        raise failures[0]
-    kind = NetworkError if any(isinstance(error, NetworkError) for error in failures) else ModelNotFoundError
-    causes = "; ".join(f"{describe(source)}: {error.message}" for source, error in zip(sources, failures, strict=True))
-    fix = next((error.fix for error in failures if error.fix), None)
-    raise kind(f"{ref.text} could not be fetched from any of its {len(failures)} places. {causes}", fix=fix)
 
 
 def _local_model(ref: ModelRef, found: Found) -> LocalModel:

