@@ -19,6 +19,7 @@ __all__ = ["NVML_TIMEOUT_SECONDS", "probe_gpus"]
 
 NVML_TIMEOUT_SECONDS = 8.0  # a driver without persistence mode needs a second or two per GPU to wake up
 _NVIDIA_MARKERS = ("proc/driver/nvidia/version", "dev/nvidiactl", "dev/dxg")  # dxg: Windows' subsystem for Linux
+_PLAUSIBLE_BANDWIDTH = (1e9, 1e14)  # bytes per second; some drivers answer 0 for what they do not know
 _given_up: "list[threading.Thread]" = []  # those that NVML has not answered: it is not asked again while it hangs
 
 
@@ -96,6 +97,7 @@ def _read_nvidia(pynvml: Any, index: int, driver: str, cuda: str | None, main_me
         compute_capability=capability,
         driver=driver,
         cuda_version=cuda,
+        memory_bandwidth_bytes_per_second=_read_nvidia_bandwidth(pynvml, handle),
         unified_memory=unified,
     )
 
@@ -116,6 +118,22 @@ def _read_nvidia_memory(
             return None, None, unified
         return main_memory.total_bytes, main_memory.available_bytes, True
     return int(memory.total), int(memory.free), False
+
+
+def _read_nvidia_bandwidth(pynvml: Any, handle: Any) -> float | None:
+    """Return bus width · memory clock · 2 transfers per clock, or None where the driver does not say.
+
+    For an RTX 4090: 384 bits · 10,501 MHz · 2 = 1,008 GB/s, the figure NVIDIA publishes.
+    Source: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html (nvmlDeviceGetMemoryBusWidth)
+    """
+    try:
+        bus_bits = int(pynvml.nvmlDeviceGetMemoryBusWidth(handle))
+        clock_megahertz = int(pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM))
+    except (pynvml.NVMLError, AttributeError):
+        return None
+    bandwidth = bus_bits / 8 * clock_megahertz * 1e6 * 2
+    lowest, highest = _PLAUSIBLE_BANDWIDTH
+    return bandwidth if lowest <= bandwidth <= highest else None
 
 
 def _cuda_version(pynvml: Any) -> str | None:

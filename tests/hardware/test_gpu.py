@@ -32,6 +32,9 @@ def fake_pynvml(**changes: Any) -> types.ModuleType:
         nvmlDeviceGetMemoryInfo=lambda _handle: types.SimpleNamespace(total=141 * GIB, free=140 * GIB),
         nvmlDeviceGetCudaComputeCapability=lambda _handle: (9, 0),
         nvmlDeviceGetName=lambda _handle: b"NVIDIA H200",
+        NVML_CLOCK_MEM=2,
+        nvmlDeviceGetMemoryBusWidth=lambda _handle: 6144,
+        nvmlDeviceGetMaxClockInfo=lambda _handle, clock: {2: 3201}[clock],
     )
     module.__dict__.update(changes)
     return module
@@ -59,8 +62,38 @@ def test_nvml_answers(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         compute_capability="9.0",
         driver="580.159",
         cuda_version="13.0",
+        memory_bandwidth_bytes_per_second=6144 / 8 * 3201e6 * 2,
     )
     assert (gpus, problems) == ((expected,), ())
+
+
+@pytest.mark.parametrize(
+    ("bus_bits", "megahertz", "expected"),
+    [
+        pytest.param(lambda _handle: 384, lambda _handle, _clock: 10501, 1008.096e9, id="rtx-4090"),
+        pytest.param(lambda _handle: 256, lambda _handle, _clock: 5001, 320.064e9, id="t4"),
+        pytest.param(lambda _handle: 0, lambda _handle, _clock: 5001, None, id="width-unknown"),
+        pytest.param(lambda _handle: 384, lambda _handle, _clock: 0, None, id="clock-unknown"),
+        pytest.param(lambda *_arguments: fail(), lambda _handle, _clock: 10501, None, id="width-not-supported"),
+        pytest.param(lambda _handle: 384, lambda *_arguments: fail(), None, id="clock-not-supported"),
+    ],
+)
+def test_the_memory_bandwidth(
+    nvidia_root: Path, monkeypatch: pytest.MonkeyPatch, bus_bits: Any, megahertz: Any, expected: float | None
+) -> None:
+    changes = {"nvmlDeviceGetMemoryBusWidth": bus_bits, "nvmlDeviceGetMaxClockInfo": megahertz}
+    monkeypatch.setitem(sys.modules, "pynvml", fake_pynvml(**changes))
+    ((gpu,), problems) = probe_gpus(nvidia_root)
+    assert problems == ()
+    assert gpu.memory_bandwidth_bytes_per_second == (None if expected is None else pytest.approx(expected))
+
+
+def test_an_nvml_without_the_question_for_the_bus_width(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = fake_pynvml()
+    del module.nvmlDeviceGetMemoryBusWidth
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    ((gpu,), problems) = probe_gpus(nvidia_root)
+    assert (gpu.memory_bandwidth_bytes_per_second, gpu.free_bytes, problems) == (None, 140 * GIB, ())
 
 
 def test_a_gpu_that_shares_main_memory_is_still_listed(nvidia_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
