@@ -200,6 +200,8 @@ class HttpSession:
     ) -> Iterator["httpx.Response"]:
         # An address with a password keeps it: httpx sends it as basic authorization, to that host only.
         own = {"authorization": f"Bearer {self._token}"} if trusted and self._token else {}
+        if self._client.is_closed:  # a thread that nobody waits for any more
+            raise HttpError(f"the session with {_host(url)} has ended")
         with self.errors(str(url)):
             request = self._client.build_request(method, url, headers={**headers, **own})
             response = self._client.send(request, stream=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from llmrun.errors import ModelFileError
 
-__all__ = ["FIX_DOWNLOAD", "MAX_HEADER_BYTES", "HeaderWindow", "RangeReader", "damaged", "descriptor_reader"]
+__all__ = ["MAX_HEADER_BYTES", "HeaderWindow", "RangeReader", "damaged", "descriptor_reader"]
 
-FIX_DOWNLOAD = "download the file again"
+_FIX = "download the file again"
 _FIRST_READ_BYTES = 1024 * 1024
 # The largest vocabulary in use (262,144 tokens, 514,906 merges) makes a header of 16 MiB.
 MAX_HEADER_BYTES = 128 * 1024 * 1024
@@ -21,7 +21,7 @@ MAX_HEADER_BYTES = 128 * 1024 * 1024
 
 def damaged(path: Path, what: str) -> ModelFileError:
     """Return the error for a header that contradicts itself or the limits."""
-    return ModelFileError(f"{path} is damaged: {what}", fix=FIX_DOWNLOAD)
+    return ModelFileError(f"{path} is damaged: {what}", fix=_FIX)
 
 
 RangeReader = Callable[[int, int], bytes]
@@ -88,7 +88,7 @@ class HeaderWindow:
         if end > self.size_bytes:
             raise ModelFileError(
                 f"{self.path} is incomplete: its {self.size_bytes:,} bytes end inside the {self.section}",
-                fix=FIX_DOWNLOAD,
+                fix=_FIX,
             )
         if end > MAX_HEADER_BYTES:
             raise damaged(self.path, f"its {self.section} goes on after {MAX_HEADER_BYTES // 1024**2} MiB")
@@ -96,5 +96,5 @@ class HeaderWindow:
         wanted = min(max(end, _FIRST_READ_BYTES, have + ahead), self.size_bytes, MAX_HEADER_BYTES)
         self.data = b"".join((self.data, self._read(have, wanted - have)))
         if end > len(self.data):
-            raise ModelFileError(f"{self.path} became shorter while it was read", fix=FIX_DOWNLOAD)
+            raise ModelFileError(f"{self.path} became shorter while it was read", fix=_FIX)
         return self.data

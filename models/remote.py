@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llmrun.errors import ModelFileError, ModelNotFoundError
+from llmrun.errors import ModelFileError, ModelNotFoundError, SecurityError
 from llmrun.models import hub_cache
 from llmrun.models.download_http import HttpSession, retried
 from llmrun.models.gguf import read_remote_gguf_header
 from llmrun.models.gguf_info import describe_gguf
-from llmrun.models.gguf_window import FIX_DOWNLOAD
 from llmrun.models.hub_choice import gguf_sets
 from llmrun.models.hub_listing import (
     HubFile,
@@ -102,7 +101,7 @@ def look_up(ref: ModelRef, *, progress: Progress = SILENT, timeout_seconds: floa
     def look(source: Source) -> RemoteModel:
         return look_up_source(source, ref=ref, progress=progress, timeout_seconds=timeout_seconds)
 
-    return first_that_answers(ref, sources, look, progress)
+    return first_that_answers(ref, sources, look, SILENT)
 
 
 def look_up_source(
@@ -162,18 +161,20 @@ def _sized(session: HttpSession, found: HubRepository, name: str) -> HubFile:
 
 
 def _read_info(folder: RemoteFolder, wanted: tuple[str, ...], *, is_folder: bool, family: str | None) -> ModelInfo:
-    if is_folder:
-        from importlib import import_module
-
-        info: ModelInfo = import_module("llmrun.models.huggingface").read_folder_info(folder, family=family)
-        return info
     try:
+        if is_folder:
+            from llmrun.models.huggingface import read_folder_info
+
+            return read_folder_info(folder, family=family)
         return describe_gguf(read_remote_gguf_header(folder, wanted[0]), family=family)
     except ModelFileError as error:
-        if error.fix != FIX_DOWNLOAD:
+        if not (error.fix or "").startswith("download"):
             raise
         # It was not downloaded, and it would not be better afterwards.
-        raise ModelFileError(error.message, fix="take another file, or another repository of this model") from error
+        other = "another repository of this model"
+        raise ModelFileError(
+            error.message, fix=f"take {other if is_folder else 'another file, or ' + other}"
+        ) from error
 
 
 def _model_files(files: Mapping[str, HubFile], repository: str) -> tuple[ModelFile, ...]:
@@ -195,6 +196,14 @@ def _there(found: HubRepository, file: HubFile) -> int:
     return min(bytes_there(hub_cache.blob_path(found.name, file.etag)), file.size_bytes)
 
 
+def _is_sized(found: HubRepository, name: str) -> bool:
+    """Tell whether a file can be offered: an ordinary name, which is shown to the user, and a size."""
+    try:
+        return hub_cache.checked_file_path(name) in found.files
+    except SecurityError:
+        return False
+
+
 def _alternatives(found: HubRepository, chosen: tuple[str, ...]) -> tuple[Alternative, ...]:
     """Return the other models whose parts and sizes are all known."""
     sets = gguf_sets(found.paths)
@@ -206,6 +215,6 @@ def _alternatives(found: HubRepository, chosen: tuple[str, ...]) -> tuple[Altern
             size_bytes=sum(found.files[name].size_bytes for name in entry.files),
         )
         for entry in sets
-        if entry.files != chosen and not entry.missing and all(name in found.files for name in entry.files)
+        if entry.files != chosen and not entry.missing and all(_is_sized(found, name) for name in entry.files)
     ]
     return tuple(sorted(others, key=lambda other: (other.size_bytes, other.tag)))

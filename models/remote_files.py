@@ -9,11 +9,12 @@ another range than asked for. A server that ignores ranges and sends the whole f
 
 import re
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrun.errors import ModelFileError, NetworkError
+from llmrun.errors import LlmrunError, ModelFileError, NetworkError
 from llmrun.models.download_http import HttpError, HttpReply, HttpSession, retried
 from llmrun.models.hub_listing import HubFile, HubRepository, file_url
 from llmrun.progress import Progress
@@ -115,28 +116,25 @@ class RemoteFolder:
 
         What fails here in a way that passes is left to the read that wants it.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
         names = [name for name in self.sizes if name.endswith(_SHARD_SUFFIX) and name not in self._beginnings]
-        if len(names) < 2 or len(names) > _MAX_SHARDS:
+        if not 2 <= len(names) <= _MAX_SHARDS:
             return
+        for name in names:
+            self._beginnings[name] = _Beginning()
+        failure: LlmrunError | None = None
+        for name, outcome in _each_in_threads(names, lambda name: self._begin_shard(name, length)):
+            if isinstance(outcome, LlmrunError):
+                passing = isinstance(outcome, HttpError) and outcome.passing
+                failure = failure or (None if passing else outcome)
+            else:
+                self._beginnings[name].data = outcome
+                self._progress.advance(len(outcome))
+        if failure is not None:
+            raise failure
 
-        def begin(name: str) -> bytes:
-            beginning = self._beginnings[name] = _Beginning()
-            try:
-                return self._fetch_once(name, beginning, 0, self._worth_reading(name, beginning, length))
-            except HttpError as error:
-                if not error.passing:
-                    raise
-                return b""
-
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            try:
-                for name, data in zip(names, pool.map(begin, names), strict=True):
-                    self._beginnings[name].data = data
-                    self._progress.advance(len(data))
-            finally:
-                pool.shutdown(cancel_futures=True)
+    def _begin_shard(self, name: str, length: int) -> bytes:
+        beginning = self._beginnings[name]
+        return self._fetch_once(name, beginning, 0, self._worth_reading(name, beginning, length))
 
     def _fetch(self, name: str, beginning: _Beginning, start: int, end: int) -> bytes:
         def action() -> bytes:
@@ -213,3 +211,37 @@ class RemoteFolder:
         if len(body) < wanted:
             raise HttpError(f"{self.path}/{name}: the connection ended before the bytes did", passing=True)
         return bytes(body[:wanted])
+
+
+def _each_in_threads(names: Sequence[str], action: Callable[[str], bytes]) -> Iterator[tuple[str, bytes | LlmrunError]]:
+    """Do something with every name in a few threads; yield what came of each, until one has failed for good.
+
+    The threads die with the process: an interrupt need not wait for a server.
+    """
+    from queue import SimpleQueue
+    from threading import Thread
+
+    waiting = deque(names)
+    done: SimpleQueue[tuple[str, bytes | LlmrunError] | None] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            while waiting:
+                name = waiting.popleft()
+                try:
+                    done.put((name, action(name)))
+                except LlmrunError as error:
+                    done.put((name, error))
+                    if not isinstance(error, HttpError) or not error.passing:
+                        waiting.clear()
+        except IndexError:  # another thread took the last one
+            pass
+        finally:
+            done.put(None)
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(_CONNECTIONS, len(names)))]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        while (outcome := done.get()) is not None:
+            yield outcome

@@ -129,7 +129,8 @@ def test_other_files_of_the_repository_are_alternatives(hub: SimpleNamespace) ->
         hub.add("org/repo", name, bytes(size))
     for name in ("m-Q3_K_M-00001-of-00002.gguf", "m-Q3_K_M-00002-of-00002.gguf", "m-F16-00001-of-00002.gguf"):
         hub.add("org/repo", name, bytes(20))
-    hub.add("org/repo", "mmproj-F16.gguf", bytes(5))
+    for name in ("mmproj-F16.gguf", "red\x1b[31m-Q6_K.gguf"):
+        hub.add("org/repo", name, bytes(5))
     hub.add("org/repo", "m-Q4_K_M.gguf", TINY)
     found = [(other.tag, other.quantization, other.size_bytes) for other in look("org/repo").alternatives]
     assert found == [
