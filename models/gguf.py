@@ -31,7 +31,7 @@ from llmrun.models.gguf_types import (
     GgufValue,
     ValueType,
 )
-from llmrun.models.gguf_window import HeaderWindow, damaged, descriptor_reader
+from llmrun.models.gguf_window import FIRST_READ_BYTES, HeaderWindow, damaged, descriptor_reader
 from llmrun.models.sniff import FileKind, identify, open_regular
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _REMOTE_AHEAD_BYTES = 2 * 1024 * 1024  # about what a line carries in the time of one more request
+_OTHER_PART_BYTES = 256 * 1024  # only the first part has the vocabulary
 _DEFAULT_ALIGNMENT = 32  # Source: GGUF_DEFAULT_ALIGNMENT (gguf.h)
 
 
@@ -74,8 +75,8 @@ def read_remote_gguf_header(source: FileSource, name: str) -> GgufHeader:
         ModelFileError: It is not a GGUF, is damaged or incomplete, or a part of it is missing.
         NetworkError: The server failed.
     """
-    read_part = partial(_read_part_of, source)
-    return _whole_model(read_part(source.path / name), read_part, vocabulary_only=False)
+    first = _read_part_of(source, source.path / name, FIRST_READ_BYTES)
+    return _whole_model(first, lambda path: _read_part_of(source, path, _OTHER_PART_BYTES), vocabulary_only=False)
 
 
 def _whole_model(header: GgufHeader, read_part: Callable[[Path], GgufHeader], *, vocabulary_only: bool) -> GgufHeader:
@@ -97,12 +98,13 @@ def _read_part(path: Path) -> GgufHeader:
         os.close(descriptor)
 
 
-def _read_part_of(source: FileSource, path: Path) -> GgufHeader:
+def _read_part_of(source: FileSource, path: Path, first_bytes: int) -> GgufHeader:
     name = path.relative_to(source.path).as_posix()
     size_bytes = source.sizes.get(name)
     if size_bytes is None:
         raise ModelNotFoundError(f"{source.path} has no file {name}")
-    window = HeaderWindow(path, size_bytes, partial(source.read, name), ahead_bytes=_REMOTE_AHEAD_BYTES)
+    read = partial(source.read, name)
+    window = HeaderWindow(path, size_bytes, read, first_bytes=first_bytes, ahead_bytes=_REMOTE_AHEAD_BYTES)
     return replace(_read_header(window), beginning=window.data)
 
 

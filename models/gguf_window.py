@@ -11,10 +11,10 @@ from pathlib import Path
 
 from llmrun.errors import ModelFileError
 
-__all__ = ["MAX_HEADER_BYTES", "HeaderWindow", "RangeReader", "damaged", "descriptor_reader"]
+__all__ = ["FIRST_READ_BYTES", "MAX_HEADER_BYTES", "HeaderWindow", "RangeReader", "damaged", "descriptor_reader"]
 
 _FIX = "download the file again"
-_FIRST_READ_BYTES = 1024 * 1024
+FIRST_READ_BYTES = 1024 * 1024
 # The largest vocabulary in use (262,144 tokens, 514,906 merges) makes a header of 16 MiB.
 MAX_HEADER_BYTES = 128 * 1024 * 1024
 
@@ -58,15 +58,24 @@ class HeaderWindow:
         section: What is being read now, for messages.
     """
 
-    __slots__ = ("_ahead_bytes", "_read", "data", "path", "section", "size_bytes")
+    __slots__ = ("_ahead_bytes", "_first_bytes", "_read", "data", "path", "section", "size_bytes")
 
-    def __init__(self, path: Path, size_bytes: int, read: RangeReader, *, ahead_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size_bytes: int,
+        read: RangeReader,
+        *,
+        first_bytes: int = FIRST_READ_BYTES,
+        ahead_bytes: int | None = None,
+    ) -> None:
         """Begin with nothing read.
 
         Args:
             path: For messages.
             size_bytes: Size of the whole file.
             read: Where the bytes come from.
+            first_bytes: How much to read at first.
             ahead_bytes: How far to read on when the header turns out to be longer; None: as much again.
         """
         self.path = path
@@ -74,6 +83,7 @@ class HeaderWindow:
         self.size_bytes = size_bytes
         self.section = "header"
         self._read = read
+        self._first_bytes = first_bytes
         self._ahead_bytes = ahead_bytes
 
     def need(self, end: int) -> bytes:
@@ -93,7 +103,7 @@ class HeaderWindow:
         if end > MAX_HEADER_BYTES:
             raise damaged(self.path, f"its {self.section} goes on after {MAX_HEADER_BYTES // 1024**2} MiB")
         ahead = have if self._ahead_bytes is None or not have else self._ahead_bytes
-        wanted = min(max(end, _FIRST_READ_BYTES, have + ahead), self.size_bytes, MAX_HEADER_BYTES)
+        wanted = min(max(end, self._first_bytes, have + ahead), self.size_bytes, MAX_HEADER_BYTES)
         self.data = b"".join((self.data, self._read(have, wanted - have)))
         if end > len(self.data):
             raise ModelFileError(f"{self.path} became shorter while it was read", fix=_FIX)

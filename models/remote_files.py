@@ -21,10 +21,10 @@ from llmrun.progress import Progress
 
 __all__ = ["RemoteFolder"]
 
-_SHARD_SUFFIX = ".safetensors"
+_SHARD_SUFFIXES = (".safetensors", ".gguf")
 _MAX_SHARDS = 2_000
 _CONNECTIONS = 8
-_FIRST_READ_BYTES = 256 * 1024  # holds the header of most safetensors files
+_FIRST_READ_BYTES = 256 * 1024  # holds the header of most files without a vocabulary
 _WHOLE_BYTES = 512 * 1024  # smaller files come whole
 _GAP_BYTES = 1024 * 1024  # so much unwanted is read rather than asking for a second range
 _MAX_SKIPPED_BYTES = 128 * 1024 * 1024  # of a file whose server cannot begin in the middle
@@ -92,8 +92,8 @@ class RemoteFolder:
         end = min(start + length, size_bytes)
         if end <= start:
             return b""
-        if start == 0 and name not in self._beginnings and name.endswith(_SHARD_SUFFIX):
-            self._begin_shards(length)
+        if start == 0 and name not in self._beginnings and name.endswith(_SHARD_SUFFIXES):
+            self._begin_shards(name, length)
         beginning = self._beginnings.setdefault(name, _Beginning())
         have = len(beginning.data)
         if start > have + _GAP_BYTES:
@@ -111,18 +111,24 @@ class RemoteFolder:
         again = 2 * len(beginning.data) if beginning.ranges_ignored else 0
         return min(max(end, again, _FIRST_READ_BYTES), size_bytes)
 
-    def _begin_shards(self, length: int) -> None:
+    def _begin_shards(self, wanted: str, length: int) -> None:
         """Read the beginnings of all weight files at once: who reads one of many reads all, and each costs two answers.
 
         What fails here in a way that passes is left to the read that wants it.
         """
-        names = [name for name in self.sizes if name.endswith(_SHARD_SUFFIX) and name not in self._beginnings]
+        names = [name for name in self.sizes if name.endswith(_SHARD_SUFFIXES) and name not in self._beginnings]
         if not 2 <= len(names) <= _MAX_SHARDS:
             return
         for name in names:
             self._beginnings[name] = _Beginning()
+
+        def begin(name: str) -> bytes:
+            beginning = self._beginnings[name]
+            end = self._worth_reading(name, beginning, length if name == wanted else 0)
+            return self._fetch_once(name, beginning, 0, end)
+
         failure: LlmrunError | None = None
-        for name, outcome in _each_in_threads(names, lambda name: self._begin_shard(name, length)):
+        for name, outcome in _each_in_threads(names, begin):
             if isinstance(outcome, LlmrunError):
                 passing = isinstance(outcome, HttpError) and outcome.passing
                 failure = failure or (None if passing else outcome)
@@ -131,10 +137,6 @@ class RemoteFolder:
                 self._progress.advance(len(outcome))
         if failure is not None:
             raise failure
-
-    def _begin_shard(self, name: str, length: int) -> bytes:
-        beginning = self._beginnings[name]
-        return self._fetch_once(name, beginning, 0, self._worth_reading(name, beginning, length))
 
     def _fetch(self, name: str, beginning: _Beginning, start: int, end: int) -> bytes:
         def action() -> bytes:

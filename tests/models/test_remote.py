@@ -121,6 +121,7 @@ def test_the_parts_of_a_split_model_are_one(hub: SimpleNamespace, tmp_path: Path
     assert replace(remote.info, files=()) == replace(local, files=())
     assert [file.path for file in remote.info.files] == [Path("org/split") / part.name for part in parts]
     assert remote.download_bytes == sum(part.stat().st_size for part in parts)
+    assert len(hub.requests) == 1 + 2 * len(parts)
 
 
 def test_other_files_of_the_repository_are_alternatives(hub: SimpleNamespace) -> None:
