@@ -105,15 +105,20 @@ def look_up(ref: ModelRef, *, progress: Progress = SILENT, timeout_seconds: floa
 
 
 def look_up_source(
-    source: Source, *, ref: ModelRef, progress: Progress = SILENT, timeout_seconds: float | None = None
+    source: Source,
+    *,
+    ref: ModelRef | None = None,
+    progress: Progress = SILENT,
+    timeout_seconds: float | None = None,
 ) -> RemoteModel:
-    """Read what is at one place. Arguments and errors are those of `look_up`."""
+    """Read what is at one place. Arguments and errors are those of `look_up`; without a reference, the place is it."""
     if not isinstance(source, HubSource):
         raise ModelNotFoundError(
             f"{describe(source)} must be fetched before anything is known of it",
-            fix=f"llmrun models pull {ref.text}",
+            fix=f"llmrun models pull {ref.text if ref else describe(source)}",
         )
     hub_cache.repository_folder(source.repository)
+    ref = ref or _reference(source)
     revision, patient = source.revision or "main", timeout_seconds is None
     with (
         hub_session(timeout_seconds=timeout_seconds) as session,
@@ -125,17 +130,30 @@ def look_up_source(
         files = {name: _sized(session, found, name) for name in wanted}
         folder = RemoteFolder(session, found, files, progress=progress, patient=patient)
         info = _read_info(folder, wanted, is_folder=is_folder, family=family_of(ref, wanted[0]))
-    at = f"@{source.revision}" if source.revision else ""
     download_bytes = sum(file.size_bytes for file in files.values())
     return RemoteModel(
         ref=ref,
-        label=f"{source.repository}{at}" + ("" if is_folder else f":{wanted[0]}"),
+        label=_label(source, None if is_folder else wanted[0]),
         info=replace(info, files=_model_files(files, source.repository)),
         download_bytes=download_bytes,
         missing_bytes=download_bytes - sum(_there(found, file) for file in files.values()),
         alternatives=() if is_folder else _alternatives(found, wanted),
         source=source,
         listing=found,
+    )
+
+
+def _label(source: HubSource, tag: str | None) -> str:
+    return source.repository + (f"@{source.revision}" if source.revision else "") + (f":{tag}" if tag else "")
+
+
+def _reference(source: HubSource) -> ModelRef:
+    return ModelRef(
+        text=f"hf:{_label(source, source.tag)}",
+        kind=RefKind.HUB,
+        name=source.repository,
+        tag=source.tag,
+        revision=source.revision,
     )
 
 

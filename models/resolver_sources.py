@@ -152,7 +152,7 @@ def first_that_answers(
 def describe(source: Source) -> str:
     """Return a source in the words of the command line, with the hub's address: `hf:ORG/NAME (https://…)`."""
     if isinstance(source, HubSource):
-        from llmrun.models.hub import hub_endpoint
+        from llmrun.models.hub_listing import hub_endpoint
 
         revision = f"@{source.revision}" if source.revision else ""
         tag = f":{source.tag}" if source.tag else ""

@@ -392,5 +392,7 @@ def test_every_place_that_failed_is_named(hub: SimpleNamespace) -> None:
 def test_one_place_can_be_looked_at(hub: SimpleNamespace) -> None:
     hub.add("org/repo", "a.gguf", TINY)
     ref = parse_reference("llama-2-chat")
-    remote = look_up_source(HubSource(repository="org/repo", tag="a.gguf"), ref=ref)
-    assert (remote.ref, remote.source.repository, remote.info.family) == (ref, "org/repo", "llama-2-chat")
+    source = HubSource(repository="org/repo", tag="a.gguf")
+    remote = look_up_source(source, ref=ref)
+    assert (remote.ref, remote.source, remote.info.family) == (ref, source, "llama-2-chat")
+    assert look_up_source(source).ref == parse_reference("hf:org/repo:a.gguf")
