@@ -64,6 +64,9 @@ class Quantization:
     bits: int | None = None
 
 
+_FP8 = Quantization(format=ModelFormat.FP8, name="fp8")
+
+
 def read_quantization(source: FileSource, outer: Mapping[str, Any], text: Mapping[str, Any]) -> Quantization:
     """Return how a folder's weights are quantized.
 
@@ -126,10 +129,6 @@ def _gptq_or_awq(settings: _Settings) -> Quantization:
     )
 
 
-def _fp8(settings: _Settings) -> Quantization:
-    return Quantization(format=ModelFormat.FP8, name="fp8")
-
-
 def _fp4(settings: _Settings) -> Quantization:
     return Quantization(format=ModelFormat.FP4, name=settings.name, bits=4)
 
@@ -159,7 +158,7 @@ def _compressed(settings: _Settings) -> Quantization:
         raise _unknown(settings.path, "compressed-tensors without quantized weights")
     bits, kind = weights.get("num_bits"), weights.get("type")
     if kind == "float" and bits == 8:
-        return Quantization(format=ModelFormat.FP8, name="fp8")
+        return _FP8
     if kind == "float" and bits == 4:
         own = str(settings.values.get("format", ""))
         return Quantization(format=ModelFormat.FP4, name="mxfp4" if own.startswith("mxfp4") else "nvfp4", bits=4)
@@ -176,7 +175,7 @@ def _modelopt(settings: _Settings) -> Quantization:
         return _compressed(settings)
     wanted = str(algorithm).upper() if algorithm is not None else {"modelopt-fp4": "NVFP4"}.get(settings.name, "FP8")
     if wanted in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO"):
-        return Quantization(format=ModelFormat.FP8, name="fp8")
+        return _FP8
     if wanted in ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4"):
         return Quantization(format=ModelFormat.FP4, name="nvfp4", bits=4)
     if wanted in ("W4A16_AWQ", "W4A8_AWQ"):
@@ -187,8 +186,8 @@ def _modelopt(settings: _Settings) -> Quantization:
 _READERS: Mapping[str, Callable[[_Settings], Quantization]] = {
     "gptq": _gptq_or_awq,
     "awq": _gptq_or_awq,
-    "fp8": _fp8,
-    "fbgemm-fp8": _fp8,
+    "fp8": lambda _: _FP8,
+    "fbgemm-fp8": lambda _: _FP8,
     "mxfp4": _fp4,
     "nvfp4": _fp4,
     "bitsandbytes": _bitsandbytes,
