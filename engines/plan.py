@@ -4,76 +4,76 @@ A plan that would take more than 90% of the memory this process may use is refus
 alternative is to be killed by the system in the middle of an answer.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-from llmrun.engines.memory import MemoryNeed, estimate_need, largest_context
+from llmrun.engines.memory import plan_memory, trained_context
+from llmrun.engines.memory_kv import CONTEXT_STEP, estimate_kv_bytes
+from llmrun.engines.memory_llama_cpp import BATCH_TOKENS
+from llmrun.engines.memory_types import SHARE, MemoryPlan, PlanRequest
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import NotEnoughMemoryError, UsageError
 from llmrun.hardware.types import Machine
 from llmrun.models.types import LocalModel, ModelInfo
 
-__all__ = ["PlanRequest", "make_plan"]
+__all__ = ["PlanRequest", "check_request", "make_plan"]
 
-_SHARE = 0.9
 _GIB = 1 << 30
-_UNKNOWN_CONTEXT = 2048  # for a header that does not say: what the oldest families were trained for
-_BATCH_TOKENS = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRequest:
-    """What the user asked for; None leaves the choice to the plan."""
-
-    context_length: int | None = None
-    threads: int | None = None
-    gpu_layers: int | None = None
-    kv_type: str = "f16"
-    vocabulary_only: bool = False
+_SMALLER_KV_TYPE = "q8_0"
 
 
 def make_plan(
-    engine: EngineName, model: LocalModel, info: ModelInfo, machine: Machine, request: PlanRequest
+    engine: EngineName,
+    model: LocalModel | str,
+    info: ModelInfo,
+    machine: Machine,
+    request: PlanRequest,
+    *,
+    gpu_support: bool | None = None,
 ) -> tuple[LoadPlan, tuple[str, ...]]:
     """Return the plan, and notices about choices that the user should know of.
 
+    Args:
+        engine: Which engine loads the model.
+        model: The model, or the path of its file or folder.
+        info: What its headers say.
+        machine: Where it is to run.
+        request: What the user asked for.
+        gpu_support: Whether the engine's build can use a GPU, None when nobody knows.
+
     Raises:
         NotEnoughMemoryError: Model and context do not fit; says what is needed, what there is, what would fit.
-        UsageError: An option that this model cannot honour.
     """
-    notices: list[str] = []
-    budget = int(machine.memory.available_bytes * _SHARE)
-    trained = info.context_length or _UNKNOWN_CONTEXT
-    if request.context_length is None:
-        context_length = trained
-        if not request.vocabulary_only:
-            context_length = _fit_context(info, machine, request.kv_type, trained, budget)
-            if context_length < trained:
-                notices.append(
-                    f"context length {context_length:,} of the {trained:,} that the model was trained for: "
-                    "more does not fit in memory"
-                )
-    else:
-        context_length = request.context_length
-        if context_length > trained:
-            notices.append(f"the model was trained for {trained:,} tokens of context; beyond that answers may degrade")
-    need = estimate_need(info, context_length, request.kv_type)
-    if not request.vocabulary_only and need.total_bytes > budget:
-        raise _does_not_fit(info, machine, request.kv_type, context_length, need, budget)
-    if request.threads is not None and request.threads > machine.cpu.affinity:
-        notices.append(f"{request.threads} threads on {machine.cpu.affinity} processors will be slower than fewer")
+    memory = plan_memory(engine, info, machine, request, gpu_support=gpu_support)
+    if not request.vocabulary_only and not memory.fits:
+        raise _does_not_fit(info, machine, request, memory, gpu_support)
     plan = LoadPlan(
         engine=engine,
-        model_path=str(model.path),
-        context_length=context_length,
-        context_is_fixed=request.context_length is not None,
+        model_path=model if isinstance(model, str) else str(model.path),
+        context_length=memory.context_length,
+        context_is_fixed=request.context_length is not None or not _can_grow(info, request, memory),
         threads=request.threads or machine.cpu.threads,
-        gpu_layers=_gpu_layers(info, machine, need) if request.gpu_layers is None else request.gpu_layers,
+        gpu_layers=memory.gpu_layers if request.gpu_layers is None else request.gpu_layers,
         kv_type=request.kv_type,
-        batch_tokens=_BATCH_TOKENS,
+        batch_tokens=BATCH_TOKENS,
         vocabulary_only=request.vocabulary_only,
-        estimated_bytes=need.total_bytes,
+        estimated_bytes=memory.need.total_bytes,
     )
-    return plan, tuple(notices)
+    return plan, tuple(_notices(info, machine, request, memory))
+
+
+def _notices(info: ModelInfo, machine: Machine, request: PlanRequest, memory: MemoryPlan) -> list[str]:
+    notices: list[str] = []
+    trained = trained_context(info)
+    if memory.context_length < trained and request.context_length is None:
+        notices.append(
+            f"context length {memory.context_length:,} of the {trained:,} that the model was trained for: "
+            "more does not fit in memory"
+        )
+    if memory.context_length > trained:
+        notices.append(f"the model was trained for {trained:,} tokens of context; beyond that answers may degrade")
+    if request.threads is not None and request.threads > machine.cpu.affinity:
+        notices.append(f"{request.threads} threads on {machine.cpu.affinity} processors will be slower than fewer")
+    return notices
 
 
 def check_request(request: PlanRequest) -> None:
@@ -90,40 +90,60 @@ def check_request(request: PlanRequest) -> None:
         raise UsageError(f"--gpu-layers wants a number of layers, or -1 for all; found {request.gpu_layers}")
 
 
-def _fit_context(info: ModelInfo, machine: Machine, kv_type: str, trained: int, budget: int) -> int:
-    if estimate_need(info, trained, kv_type).total_bytes <= budget:
-        return trained
-    fitting = largest_context(info, budget, kv_type)
-    if fitting == 0:
-        need = estimate_need(info, 256, kv_type)
-        raise _does_not_fit(info, machine, kv_type, min(trained, 256), need, budget)
-    return min(trained, fitting)
+def _can_grow(info: ModelInfo, request: PlanRequest, memory: MemoryPlan) -> bool:
+    """Return whether there is room to grow a context: what it holds is copied, and for a moment both are there.
+
+    The largest copy is that of a context one step short of the whole. The compute buffers of the new context are empty
+    then, but those of the old one may not have been given back yet.
+    """
+    copied = estimate_kv_bytes(info, max(0, memory.context_length - CONTEXT_STEP), request.kv_type)
+    return memory.main_bytes + copied <= memory.main_free_bytes * SHARE
 
 
 def _does_not_fit(
-    info: ModelInfo, machine: Machine, kv_type: str, context_length: int, need: MemoryNeed, budget: int
+    info: ModelInfo, machine: Machine, request: PlanRequest, memory: MemoryPlan, gpu_support: bool | None
 ) -> NotEnoughMemoryError:
-    memory = machine.memory
-    limit = f" (limited by {memory.limit_source})" if memory.limit_source else ""
-    fitting = largest_context(info, budget, kv_type)
-    fix = f"--context-length {fitting} fits" if fitting else "a smaller quantization of the model, or a smaller model"
+    need = memory.need
+    fitting = memory.largest_context
     return NotEnoughMemoryError(
-        f"a context of {context_length:,} tokens needs {_gib(need.total_bytes)} (weights {_gib(need.weights_bytes)}, "
-        f"KV cache {_gib(need.kv_bytes)}); {_gib(memory.available_bytes)} are available{limit}, and llmrun takes at "
-        f"most 90% of that; the largest context that fits is {fitting:,} tokens",
-        fix=fix,
+        f"a context of {memory.context_length:,} tokens needs {_gib(need.total_bytes)} "
+        f"(weights {_gib(need.weights_bytes)}, KV cache {_gib(need.kv_bytes)}); {_describe_free(machine, memory)}, and "
+        f"llmrun takes at most 90% of that; the largest context that fits is {fitting:,} tokens",
+        fix=_next_best(info, machine, request, memory, gpu_support),
     )
 
 
-def _gpu_layers(info: ModelInfo, machine: Machine, need: MemoryNeed) -> int:
-    """Return how many layers fit in the free memory of the GPUs: -1 for all, 0 without a GPU."""
-    free = sum(gpu.free_bytes or 0 for gpu in machine.gpus)
-    budget = int(free * _SHARE) - need.compute_bytes
-    if budget <= 0:
-        return 0
-    per_layer = (need.weights_bytes + need.kv_bytes) / (info.layers + 1)
-    layers = int(budget / per_layer)
-    return -1 if layers > info.layers else layers
+def _describe_free(machine: Machine, memory: MemoryPlan) -> str:
+    """Say what is free, and for a divided need what is wanted of each."""
+    source = machine.memory.limit_source
+    limit = f" (limited by {source})" if source else ""
+    main = f"{_gib(memory.main_free_bytes)} are available{limit}"
+    if memory.gpu_free_bytes is None or memory.gpu_bytes == 0:
+        return main
+    return (
+        f"of {_gib(memory.gpu_bytes)} on the GPU {_gib(memory.gpu_free_bytes)} are free, "
+        f"and of {_gib(memory.main_bytes)} in main memory {main}"
+    )
+
+
+def _next_best(
+    info: ModelInfo, machine: Machine, request: PlanRequest, memory: MemoryPlan, gpu_support: bool | None
+) -> str:
+    """Return what would fit: a smaller context, or the one asked for with a smaller KV cache, or fewer layers."""
+
+    def fits(changed: PlanRequest) -> bool:
+        return plan_memory(memory.engine, info, machine, changed, gpu_support=gpu_support).fits
+
+    ways = []
+    if memory.largest_context:
+        ways.append(f"--context-length {memory.largest_context} fits")
+    exact = replace(request, context_length=memory.context_length)
+    smaller = replace(exact, kv_type=_SMALLER_KV_TYPE)
+    if request.kv_type == "f16" and memory.engine is EngineName.LLAMA_CPP and fits(smaller):
+        ways.append(f"--kv-type {_SMALLER_KV_TYPE} makes room for {memory.context_length} tokens")
+    if request.gpu_layers and fits(replace(exact, gpu_layers=None)):
+        ways.append("leaving --gpu-layers out puts as many layers on the GPU as fit")
+    return "; ".join(ways) or "a smaller quantization of the model, or a smaller model"
 
 
 def _gib(size_bytes: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from llmrun.models.gguf import read_gguf_header
 from llmrun.models.gguf_checks import check_architecture, check_embedding_table, check_model
 from llmrun.models.gguf_layers import read_cached_blocks, read_sliding_window
+from llmrun.models.gguf_sizes import read_expert_bytes, read_feed_forward_length, read_state_bytes
 from llmrun.models.gguf_types import FILE_TYPE_NAMES, GgufHeader
 from llmrun.models.gguf_values import find_array, find_text, find_whole, find_whole_or_each, need_whole
 from llmrun.models.gguf_vocabulary import TOKENS_KEY, read_chat_templates, read_texts
@@ -47,6 +48,7 @@ def describe_gguf(header: GgufHeader, *, family: str | None = None) -> ModelInfo
     key_length, value_length = _head_lengths(header, architecture, heads)
     window = read_sliding_window(header, architecture, blocks)
     tensor_types = _tensor_types(header)
+    kv_heads = _kv_heads(header, architecture, blocks)
     return ModelInfo(
         format=ModelFormat.GGUF,
         architecture=architecture,
@@ -57,16 +59,21 @@ def describe_gguf(header: GgufHeader, *, family: str | None = None) -> ModelInfo
         layers=blocks,
         embedding_length=need_whole(header, f"{architecture}.embedding_length"),
         heads=heads,
-        kv_heads=_kv_heads(header, architecture, blocks),
+        kv_heads=kv_heads,
         key_length=key_length,
         value_length=value_length,
         sliding_window=window.tokens if window else None,
         sliding_window_layers=window.blocks if window else (),
+        window_key_length=find_whole(header, f"{architecture}.attention.key_length_swa") if window else None,
+        window_value_length=find_whole(header, f"{architecture}.attention.value_length_swa") if window else None,
+        feed_forward_length=read_feed_forward_length(header, architecture, blocks),
+        state_bytes=read_state_bytes(header, architecture, kv_heads),
         vocabulary_size=_vocabulary_size(header, architecture),
         tensor_bytes=sum(tensor.size_bytes for tensor in header.tensors),
         tensor_types=tensor_types,
         experts=find_whole(header, f"{architecture}.expert_count") or 0,
         experts_used=max(find_whole_or_each(header, f"{architecture}.expert_used_count", blocks) or (0,)),
+        expert_bytes=read_expert_bytes(header),
         tokenizer_model=find_text(header, TOKENIZER_KEY),
         tokenizer_pre=find_text(header, "tokenizer.ggml.pre"),
         chat_template=read_chat_templates(header).get("default"),

@@ -110,6 +110,9 @@ class ModelInfo:
         sliding_window_layers: For each layer, whether it uses the window; empty when there is no window.
         window_key_length: Size of one key head in the layers with a window, where it differs from `key_length`, or
             None; window_value_length likewise.
+        feed_forward_length: Width of the widest feed-forward part that one token passes through, all experts that it
+            uses together; 0 when unknown.
+        state_bytes: What the layers that keep a state of fixed size in place of a KV cache take for one sequence.
         vocabulary_size: Tokens (V).
         tensor_bytes: Bytes of all tensor data.
         tensor_types: Bytes of tensor data for each ggml type name, largest first: `(("Q4_1", 80_000_000), …)`.
@@ -141,6 +144,8 @@ class ModelInfo:
     sliding_window_layers: tuple[bool, ...] = ()
     window_key_length: int | None = None
     window_value_length: int | None = None
+    feed_forward_length: int = 0
+    state_bytes: int = 0
     vocabulary_size: int
     tensor_bytes: int
     tensor_types: tuple[tuple[str, int], ...]

@@ -348,3 +348,47 @@ def test_the_real_model() -> None:
     assert "<|im_end|>" in read_control_tokens(path)
     assert len(read_control_tokens(path)) == 17
     assert info.warnings == ()
+
+
+def test_sizes_that_memory_plans_need(info_of: Any) -> None:
+    tensors = (*build.LLAMA_TENSORS, Tensor("blk.0.ffn_up_exps.weight", (64, 32, 4), build.F16))
+    changes = {"llama.expert_count": u32(4), "llama.expert_used_count": u32(2)}
+    info = info_of(tensors, **changes, **{"llama.expert_feed_forward_length": u32(96)})
+    assert info.expert_bytes == 4 * 64 * 32 * 2
+    assert info.feed_forward_length == 2 * 96
+    assert info_of().expert_bytes == 0
+    assert info_of().feed_forward_length == 128
+
+
+def test_heads_of_another_size_in_layers_with_a_window(info_of: Any) -> None:
+    changes = renamed("gemma4", 2, attention__sliding_window=u32(512), attention__key_length_swa=u32(8))
+    changes |= {
+        "gemma4.attention.sliding_window_pattern": build.array(build.BOOL, [True, False]),
+        "gemma4.attention.value_length_swa": u32(8),
+    }
+    info = info_of(**changes)
+    assert (info.window_key_length, info.window_value_length, info.key_length) == (8, 8, 16)
+    assert (info_of().window_key_length, info_of().window_value_length) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "elements"),
+    [
+        pytest.param(
+            "mamba",
+            {"conv_kernel": 4, "inner_size": 128, "state_size": 16, "time_step_rank": 4},
+            12 * (3 * 128 + 128 * 16),
+            id="mamba",
+        ),
+        pytest.param(
+            "qwen3next",
+            {"conv_kernel": 4, "inner_size": 128, "state_size": 16, "group_count": 2, "time_step_rank": 4},
+            9 * (3 * (128 + 2 * 2 * 16) + 128 * 16),
+            id="hybrid: three of four blocks",
+        ),
+    ],
+)
+def test_states_in_place_of_a_cache(info_of: Any, architecture: str, keys: dict[str, int], elements: int) -> None:
+    changes = renamed(architecture) | {f"{architecture}.ssm.{name}": u32(value) for name, value in keys.items()}
+    assert info_of(**changes).state_bytes == 4 * elements
+    assert info_of().state_bytes == 0
