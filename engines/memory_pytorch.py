@@ -6,11 +6,11 @@
     activations   2.5 · n · (3F + 4E) elements for a prompt of n tokens, which goes through at once
     overhead      375 MB: interpreter, torch, transformers
 
-Scaled dot-product attention ("sdpa") is assumed: attention written out takes a matrix of n² for every head in addition.
+Scaled dot-product attention ("sdpa") is assumed: written out, attention takes a matrix of n² for every head as well.
 
 Source: resident memory of torch 2.13.0 (CPU) with transformers 5.19.0 on a 2-core machine, SmolLM2-135M in bfloat16
-and float32, prompts of 1,024 to 8,192 tokens: 1.3 to 4 times n · (3F + 4E), differing from run to run as the allocator gives
-memory back; `docs/memory.md` has the table. GPU figures are estimates.
+and float32, prompts of 1,024 to 8,192 tokens: activations took 1.3 to 4 times n · (3F + 4E) elements, differing from
+run to run as the allocator gives memory back; `docs/memory.md` has the table. GPU figures are estimates.
 """
 
 from llmrun.engines.memory_kv import estimate_kv_bytes

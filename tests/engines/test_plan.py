@@ -146,3 +146,35 @@ def test_some_layers_on_a_small_gpu() -> None:
 def test_values_no_model_could_honour(request_: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         check_request(PlanRequest(**request_))  # type: ignore[arg-type]
+
+
+def test_a_smaller_cache_is_offered_where_it_makes_the_context_fit() -> None:
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        plan(machine(available=6 * GIB), context_length=3072)
+    assert caught.value.fix is not None
+    assert "--kv-type q8_0 makes room for 3072 tokens" in caught.value.fix
+    assert plan(machine(available=6 * GIB), context_length=3072, kv_type="q8_0")[0].context_length == 3072
+
+
+def test_layers_that_do_not_fit_are_refused_with_both_memories() -> None:
+    with pytest.raises(
+        NotEnoughMemoryError, match=r"on the GPU 4\.0 GiB are free, and of .* 64\.0 GiB are ava"
+    ) as caught:
+        plan(machine(gpu_free=4 * GIB), gpu_layers=-1)
+    assert "leaving --gpu-layers out" in str(caught.value.fix)
+
+
+def test_a_context_without_room_for_a_copy_is_made_at_once() -> None:
+    """Growing copies what the context holds, and for a moment both are there."""
+    made, _ = plan(machine(available=6 * GIB))
+    assert made.context_is_fixed
+    assert not plan(machine(available=64 * GIB))[0].context_is_fixed
+
+
+def test_a_path_will_do_for_a_model() -> None:
+    assert make_plan(EngineName.LLAMA_CPP, "/m/x.gguf", INFO, machine(), PlanRequest())[0].model_path == "/m/x.gguf"
+
+
+def test_a_build_without_gpu_support_gets_no_layers() -> None:
+    made, _ = make_plan(EngineName.LLAMA_CPP, MODEL, INFO, machine(gpu_free=24 * GIB), PlanRequest(), gpu_support=False)
+    assert made.gpu_layers == 0
