@@ -2,7 +2,8 @@
 
 - https only; plain http only to this machine itself, and never by a redirect from elsewhere;
 - redirects are followed here, a bounded number of them; the token goes to the origin it belongs to and to no other;
-- no wait without an end: a server that sends nothing for `LLMRUN_NETWORK_TIMEOUT` seconds (20) has stalled;
+- no wait without an end: a server that sends nothing for `LLMRUN_NETWORK_TIMEOUT` seconds (20) has stalled, and
+  one that sends a small document in drops is left;
 - a failure says what really happened (no such host, refused, stalled, status 503), never "check your connection".
 
 httpx is imported when a session opens. Proxies and certificates of the environment are honoured.
@@ -29,6 +30,7 @@ __all__ = ["HttpError", "HttpReply", "HttpSession", "network_timeout_seconds", "
 
 DEFAULT_TIMEOUT_SECONDS = 20.0
 MAX_REDIRECTS = 8
+SLOWEST_BYTES_PER_SECOND = 4 << 10  # of an answer that someone waits for
 MAX_REDIRECT_BYTES = 16 << 10
 MAX_DOCUMENT_BYTES = 64 << 20
 RETRY_AFTER_SECONDS = (0.3, 1.0)  # then the failure is final
@@ -98,10 +100,24 @@ class HttpReply:
         with self._session.errors(str(self._response.url)):
             yield from self._response.iter_raw()
 
+    def steady_chunks(self) -> Iterator[bytes]:
+        """Yield the body of an answer that someone waits for: it must come faster than in drops.
+
+        Raises:
+            HttpError: The connection broke, stalled, or brings next to nothing.
+        """
+        begin, received = time.monotonic(), 0
+        for chunk in self.chunks():
+            received += len(chunk)
+            yield chunk
+            seconds = time.monotonic() - begin
+            if seconds > self._session.timeout_seconds + received / SLOWEST_BYTES_PER_SECOND:
+                raise HttpError(f"{_host(self._response.url)} sent only {received:,} bytes in {seconds:.0f} s")
+
     def document(self) -> bytes:
         """Return the whole body of a small document."""
         body = bytearray()
-        for chunk in self.chunks():
+        for chunk in self.steady_chunks():
             body += chunk
             if len(body) > MAX_DOCUMENT_BYTES:
                 raise HttpError(

@@ -8,7 +8,6 @@ another range than asked for. A server that ignores ranges and sends the whole f
 """
 
 import re
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ _FIRST_READ_BYTES = 256 * 1024  # holds the header of most files without a vocab
 _WHOLE_BYTES = 512 * 1024  # smaller files come whole
 _GAP_BYTES = 1024 * 1024  # so much unwanted is read rather than asking for a second range
 _MAX_SKIPPED_BYTES = 128 * 1024 * 1024  # of a file whose server cannot begin in the middle
-_SLOWEST_BYTES_PER_SECOND = 16 * 1024  # a server that only drips must not keep anyone waiting
 _WHOLE_FILE, _PART = 200, 206
 _EXPIRED = (400, 401, 403, 404, 410)  # what storage says to an address that was signed for a while
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -200,16 +198,12 @@ class RemoteFolder:
 
     def _take(self, name: str, reply: HttpReply, wanted: int) -> bytes:
         """Return the first `wanted` bytes of the body, and leave the rest."""
-        allowed_seconds = self._session.timeout_seconds + wanted / _SLOWEST_BYTES_PER_SECOND
-        deadline = time.monotonic() + allowed_seconds
         body = bytearray()
-        for chunk in reply.chunks():
+        for chunk in reply.steady_chunks():
             body += chunk
             # A range is read to its end, so that the connection can be used again.
             if len(body) > wanted or (len(body) == wanted and reply.status == _WHOLE_FILE):
                 break
-            if time.monotonic() > deadline:
-                raise HttpError(f"{self.path}/{name}: {wanted:,} bytes took more than {allowed_seconds:.0f} s")
         if len(body) < wanted:
             raise HttpError(f"{self.path}/{name}: the connection ended before the bytes did", passing=True)
         return bytes(body[:wanted])

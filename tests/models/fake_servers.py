@@ -242,13 +242,14 @@ class FakeHub(_Server):
         elif self.token and handler.headers.get("Authorization") != f"Bearer {self.token}":
             self.send(handler, 401, b"no", {"X-Error-Code": "RepoNotFound"})
         elif path.startswith("/api/models/"):
-            self._list(handler, path, with_sizes="blobs=true" in handler.path and self.tells_sizes)
+            self._list(handler, path, fault)
         elif self.gated:
             self.send(handler, 403, b"no", {"X-Error-Code": "GatedRepo"})
         else:
             self._resolve(handler, path, fault)
 
-    def _list(self, handler: BaseHTTPRequestHandler, path: str, *, with_sizes: bool) -> None:
+    def _list(self, handler: BaseHTTPRequestHandler, path: str, fault: Faults) -> None:
+        with_sizes = "blobs=true" in handler.path and self.tells_sizes
         repository = path.removeprefix("/api/models/").partition("/revision/")[0]
         files = self.repositories.get(repository)
         if files is None:
@@ -257,8 +258,9 @@ class FakeHub(_Server):
         siblings = [
             {"rfilename": name} | (_size_and_hashes(name, data) if with_sizes else {}) for name, data in files.items()
         ]
-        document = {"id": repository, "sha": self.commit, "siblings": siblings}
-        self.send(handler, 200, json.dumps(document).encode(), {"Content-Type": "application/json"})
+        document = json.dumps({"id": repository, "sha": self.commit, "siblings": siblings}).encode()
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(document))}
+        self._send_slowly(handler, 200, document, headers, fault)
 
     def _resolve(self, handler: BaseHTTPRequestHandler, path: str, fault: Faults) -> None:
         repository, _, rest = path.lstrip("/").partition("/resolve/")

@@ -14,7 +14,7 @@ from fake_servers import SparseFile
 from gguf_builder import Tensor, build_gguf, llama_pairs, text, u32
 
 from llmrun.errors import LlmrunError, ModelFileError, ModelNotFoundError, NetworkError, SecurityError, UsageError
-from llmrun.models import download, download_http, hub_cache, remote_files
+from llmrun.models import download, download_http, hub_cache
 from llmrun.models.gguf_info import read_gguf_info
 from llmrun.models.reference import parse_reference
 from llmrun.models.remote import RemoteModel, look_up, look_up_source
@@ -323,10 +323,10 @@ def test_a_failure_that_passes_is_tried_again(hub: SimpleNamespace) -> None:
         pytest.param({"status": 503, "times": 1}, id="storage-fails"),
         pytest.param({"stall_after": 20}, id="stall"),
         pytest.param({"drip_seconds": 0.01}, id="drip"),
+        pytest.param({"at": "/api/", "drip_seconds": 0.01}, id="listing-drips"),
     ],
 )
 def test_who_cannot_wait_does_not(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]) -> None:
-    monkeypatch.setattr(remote_files, "_SLOWEST_BYTES_PER_SECOND", 16 * MIB)
     hub.add("org/repo", "a.gguf", TINY)
     hub.faults = fake.Faults(**fault)
     begin = time.monotonic()
