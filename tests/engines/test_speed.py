@@ -239,6 +239,17 @@ def test_published_figures_of_an_apple_gpu() -> None:
     assert answer.limit == "launching kernels"
 
 
+def test_the_cores_of_an_apple_chip_do_not_reach_what_its_gpu_reaches() -> None:
+    for name in ("apple-m2-8gb", "apple-m4-max"):
+        machine = load(name)
+        assert decode(LARGE, machine) < decode(LARGE, machine, gpu_layers=-1)
+        measured = dataclasses.replace(machine, memory_bandwidth_bytes_per_second=2e10)
+        assert decode(LARGE, measured) < 0.6 * decode(LARGE, machine)
+        assert decode(LARGE, dataclasses.replace(machine, memory_bandwidth_bytes_per_second=None)) == decode(
+            LARGE, machine
+        )
+
+
 def test_only_the_experts_that_are_used_are_read() -> None:
     experts = {"experts": 8, "experts_used": 2, "expert_bytes": 3600 * MIB, "vocabulary_size": 0}
     sparse = large(("Q4_K", 4000), **experts)
