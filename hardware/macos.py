@@ -19,6 +19,25 @@ _ARM_FEATURES = {
 }
 _INTEL_RENAMES = {"avx1.0": "avx", "sse4.1": "sse4_1", "sse4.2": "sse4_2"}
 
+# In GB/s. Of chips that were sold with two bandwidths (M3 Max, M4 Max) the smaller one.
+# Source: Apple's technical specifications of the Macs with these chips, https://support.apple.com/specs
+_BANDWIDTHS_GBPS = {
+    "Apple M1": 68.25,
+    "Apple M1 Pro": 200,
+    "Apple M1 Max": 400,
+    "Apple M1 Ultra": 800,
+    "Apple M2": 100,
+    "Apple M2 Pro": 200,
+    "Apple M2 Max": 400,
+    "Apple M2 Ultra": 800,
+    "Apple M3": 100,
+    "Apple M3 Pro": 150,
+    "Apple M3 Max": 300,
+    "Apple M3 Ultra": 819,
+    "Apple M4": 120,
+    "Apple M4 Pro": 273,
+    "Apple M4 Max": 410,
+}
 _LARGEST_TWO_THIRDS_BYTES = 32 << 30
 
 
@@ -67,12 +86,15 @@ def probe_apple_gpus(
     free = min(total, wired_mebibytes << 20) if wired_mebibytes else estimate_metal_bytes(total)
     if memory is not None and memory.total_bytes:
         free = min(free, memory.available_bytes)
+    name = next((name for name in names if name), "Apple GPU")
+    bandwidth = _BANDWIDTHS_GBPS.get(name)
     return (
         GPU(
             vendor=GpuVendor.APPLE,
-            name=next((name for name in names if name), "Apple GPU"),
+            name=name,
             total_bytes=total or None,
             free_bytes=free if total else None,
+            memory_bandwidth_bytes_per_second=bandwidth * 1e9 if bandwidth else None,
             unified_memory=True,
         ),
     )

@@ -29,6 +29,7 @@ def test_memory_is_shared_and_metal_takes_a_part() -> None:
         name="Apple M2",
         total_bytes=8 * GIB,
         free_bytes=8 * GIB * 2 // 3,
+        memory_bandwidth_bytes_per_second=100e9,
         unified_memory=True,
     )
     assert gpu == expected
@@ -40,6 +41,20 @@ def test_memory_is_shared_and_metal_takes_a_part() -> None:
 )
 def test_what_metal_recommends(total_gib: int, metal_mib: int) -> None:
     assert estimate_metal_bytes(total_gib * GIB) // MIB == metal_mib
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param(b"Apple M1\0", 68.25e9, id="m1"),
+        pytest.param(b"Apple M2 Ultra\0", 800e9, id="m2-ultra"),
+        pytest.param(b"Apple M4 Max\0", 410e9, id="m4-max"),
+        pytest.param(b"Apple M99\0", None, id="a-chip-to-come"),
+    ],
+)
+def test_the_published_bandwidth_of_the_chip(name: bytes, expected: float | None) -> None:
+    (gpu,) = probe_apple_gpus(answers(16 * GIB, **{"machdep.cpu.brand_string": name}).get)
+    assert gpu.memory_bandwidth_bytes_per_second == expected
 
 
 def test_no_more_than_other_processes_left() -> None:
