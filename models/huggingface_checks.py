@@ -22,6 +22,8 @@ _AGAIN = "download it again, or take it from another publisher"
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,6})\.(.+)$")
 _NOT_TEXT = re.compile(r"(?:^|[._])(?:vision|visual|audio|image|encoder|mtp|nextn|projector|speech|talker|vit)")
 _TABLES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
+# One layer is run several times.
+_SHARED_LAYERS = frozenset({"albert", "hrm_text", "zamba"})
 _FLOATS = ("F32", "F16", "BF16")
 _HEADS = ("lm_head.", "embed_out.", "output.")
 # A table that is narrower or shared in another way than hidden_size says.
@@ -64,6 +66,8 @@ def check_tensors(
     warnings = _check_table(config, tensors)
     if config.outer.get("is_encoder_decoder") is True or config.values.get("is_encoder_decoder") is True:
         return warnings
+    if config.outer.get("auto_map") or config.values.get("block_configs") or config.model_type in _SHARED_LAYERS:
+        return warnings  # code of its own, or layers that are left out or used again: the names mean what they like
     modules = _modules_by_layer(tensors)
     if modules:
         _check_layers(config, layers, modules)
@@ -73,7 +77,7 @@ def check_tensors(
 
 
 def _check_packing(config: Config, tensors: Sequence[SafetensorsTensor], quantization: Quantization) -> None:
-    packed = [tensor.name for tensor in tensors if tensor.name.endswith((".qweight", ".weight_packed"))]
+    packed = [tensor.name for tensor in tensors if tensor.name.endswith((".qweight", ".weight_packed", "_proj.B"))]
     if packed and quantization.format is ModelFormat.PYTORCH:
         raise ModelFileError(
             f"{config.path} has no quantization_config, but the weights are quantized ({packed[0][:100]})", fix=_AGAIN
@@ -134,6 +138,8 @@ def _check_layers(config: Config, layers: int, modules: dict[int, set[str]]) -> 
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
             fix=_AGAIN,
         )
+    if config.values is not config.outer:
+        return  # another tower, with more layers than the language model, may be among them
     # Layers that guess tokens ahead are stored after the others.
     ahead = [config.values.get(key) for key in ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")]
     allowed = layers + max(

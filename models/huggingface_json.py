@@ -18,14 +18,14 @@ MAX_JSON_BYTES = 16 * 1024**2
 _MAX_BRACKETS = 1_000_000
 
 
-def find_json(source: FileSource, name: str) -> Mapping[str, Any] | None:
+def find_json(source: FileSource, name: str, *, max_bytes: int = MAX_JSON_BYTES) -> Mapping[str, Any] | None:
     """Return the object that a JSON file holds; None when there is no such file.
 
     Raises:
         ModelFileError: The file is too large, damaged, or something else.
         NetworkError: The server failed.
     """
-    text = read_text(source, name)
+    text = read_text(source, name, max_bytes=max_bytes)
     if text is None:
         return None
     path = source.path / name
@@ -44,7 +44,7 @@ def find_json(source: FileSource, name: str) -> Mapping[str, Any] | None:
     return found
 
 
-def read_text(source: FileSource, name: str) -> str | None:
+def read_text(source: FileSource, name: str, *, max_bytes: int = MAX_JSON_BYTES) -> str | None:
     """Return a text file; None when there is no such file.
 
     Raises:
@@ -54,8 +54,8 @@ def read_text(source: FileSource, name: str) -> str | None:
     if name not in source.sizes:
         return None
     path, size_bytes = source.path / name, source.sizes[name]
-    if size_bytes > MAX_JSON_BYTES:
-        raise ModelFileError(f"{path} has {size_bytes:,} bytes, more than the {MAX_JSON_BYTES // 1024**2} MiB it may")
+    if size_bytes > max_bytes:
+        raise ModelFileError(f"{path} has {size_bytes:,} bytes, more than the {max_bytes // 1024**2} MiB it may")
     data = source.read(name, 0, size_bytes)
     if len(data) != size_bytes:
         raise ModelFileError(f"{path} became shorter while it was read", fix="download the file again")

@@ -202,7 +202,7 @@ def _layer_kinds(config: Config, layers: int) -> tuple[str, ...]:
         if found is not None:
             return found
     if config.period:
-        return tuple(_KINDS.get(config.period[index % len(config.period)], _FULL) for index in range(layers))
+        return tuple(_kind_of_name(config.period[index % len(config.period)]) for index in range(layers))
     # A window that the file states without saying for which layers is for all (Mistral, Phi-3, StarCoder2).
     window = config.values.get("sliding_window", config.defaults.get("sliding_window"))
     return (_WINDOW if window else _FULL,) * layers
@@ -227,7 +227,9 @@ def _kind_of_number(true_kind: str, false_kind: str) -> Callable[[object], str]:
 
 
 def _kind_of_name(entry: object) -> str:
-    return _KINDS.get(entry, _FULL) if isinstance(entry, str) else _FULL
+    if not isinstance(entry, str):
+        return _FULL
+    return _KINDS.get(entry, _WINDOW if "sliding" in entry else _FULL)
 
 
 _LISTS: Mapping[str, Callable[[object], str]] = {

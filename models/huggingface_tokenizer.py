@@ -53,7 +53,9 @@ def read_tokenizer(source: FileSource, outer: Mapping[str, Any], text: Mapping[s
     generation = find_json(source, "generation_config.json") or {}
     template, warnings = _find_template(source, settings)
     present = any(
-        name in _VOCABULARIES or name.endswith((".tiktoken", ".model")) or "vocab" in name for name in source.sizes
+        name in _VOCABULARIES or name.endswith((".tiktoken", ".model")) or "vocab" in name
+        for name in source.sizes
+        if "/" not in name
     )
     return Tokenizer(
         model=_kind(source, settings) if present else None,

@@ -21,6 +21,7 @@ INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
 _ADAPTER_NAME = "adapter_model.safetensors"
 _MAX_SHARDS = 2_000
+_MAX_INDEX_BYTES = 48 * 1024**2  # a row for each of as many tensors as a model may have
 _AGAIN = "download it again"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _SHOWN_NAMES = 5
@@ -34,7 +35,7 @@ def read_weights(source: FileSource) -> tuple[SafetensorsHeader, ...]:
         SecurityError: The only weights are pickles, or the index names a file outside the folder.
         NetworkError: The server failed.
     """
-    index = None if _SINGLE_NAME in source.sizes else find_json(source, INDEX_NAME)
+    index = None if _SINGLE_NAME in source.sizes else find_json(source, INDEX_NAME, max_bytes=_MAX_INDEX_BYTES)
     promised = _read_index(source, index) if index is not None else {}
     names = sorted(set(promised.values())) if promised else _unlisted_names(source)
     headers = tuple(read_safetensors_header(source, name) for name in names)

@@ -163,7 +163,7 @@ def sharded() -> MemoryFolder:
     """The tiny llama in two shards with an index."""
     made = folder().drop("model.safetensors")
     tensors = list(tiny_tensors().items())
-    names = {}
+    names: dict[str, str] = {}
     for number, part in enumerate((tensors[:9], tensors[9:]), start=1):
         name = f"model-{number:05}-of-00002.safetensors"
         made.put_tensors(name, dict(part))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from folder_builder import llama_tensors
+from folder_builder import llama_tensors  # type: ignore[import-not-found]
 
 
 def llama(**changes: Any) -> dict[str, Any]:

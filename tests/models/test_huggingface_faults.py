@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folder_builder import TINY_CONFIG, MemoryFolder, Tensors, folder, header_of, rows_of, sharded, tiny_tensors
+from folder_builder import TINY_CONFIG, MemoryFolder, Tensors, folder, header_of, rows_of, sharded, tiny_tensors  # type: ignore[import-not-found]
 
 from llmrun.errors import LlmrunError, ModelFileError, ModelNotFoundError, SecurityError
 from llmrun.models.huggingface import LocalFolder, read_folder_info
@@ -325,3 +325,35 @@ def test_random_corruption_ends_in_an_error_of_ours_or_in_facts(seed: int) -> No
 def test_the_builder_makes_what_the_reader_takes() -> None:
     assert rows_of(tiny_tensors())["model.norm.weight"]["dtype"] == "BF16"
     assert read_folder_info(folder()).warnings == ()
+
+
+OWN_NAMES = {
+    "model.embed_tokens.weight": ("BF16", (40, 16)),
+    "model.layers.0.mixer.weight": ("BF16", (16,)),
+    "lm_head.weight": ("BF16", (40, 16)),
+}
+
+
+def test_nothing_is_concluded_from_the_names_of_a_model_with_code_of_its_own() -> None:
+    assert "none of layer 1" in refused(folder(tensors=OWN_NAMES)).message
+    info = read_folder_info(folder(TINY_CONFIG | {"auto_map": {"AutoModel": "own.Own"}}, OWN_NAMES))
+    assert info.remote_code
+
+
+def test_a_second_tower_may_have_more_layers() -> None:
+    nested = {key: value for key, value in TINY_CONFIG.items() if key != "architectures"}
+    config = {"architectures": ["SeeingForConditionalGeneration"], "model_type": "seeing", "text_config": nested}
+    tower = {f"model.retina.layers.{index}.mlp.weight": ("BF16", (8,)) for index in range(9)}
+    info = read_folder_info(folder(config, tiny_tensors() | tower))
+    assert (info.layers, info.embedding_length) == (2, 16)
+
+
+def test_a_stale_index_beside_a_single_file_is_not_followed() -> None:
+    made = folder().put(INDEX, {"weight_map": {"x": "../y.safetensors"}})
+    assert read_folder_info(made).layers == 2
+
+
+def test_the_index_of_a_model_with_very_many_tensors_may_be_long() -> None:
+    made = sharded()
+    index = json.loads(made.heads[INDEX]) | {"metadata": {"note": "x" * 17 * 1024**2}}
+    assert read_folder_info(made.put(INDEX, index)).layers == 2
