@@ -52,7 +52,7 @@ def large(*types: tuple[str, float], **changes: Any) -> ModelInfo:
 
 
 Q8_0 = model(("Q8_0", 506))
-Q4_0 = model(("Q4_0", 258), ("Q8_0", 138))
+Q4_0 = model(("Q4_0", 192), ("Q8_0", 138))
 Q4_K_M = model(("Q5_0", 220), ("Q8_0", 138), ("Q4_K", 10), ("Q6_K", 10))
 LARGE = large(("Q4_K", 4000), ("Q6_K", 700))
 
@@ -80,11 +80,17 @@ def cpu(*flags: str, architecture: str = "x86_64") -> CpuInfo:
 
 
 @pytest.mark.parametrize(
-    ("info", "measured"),
-    [pytest.param(Q4_K_M, 30, id="Q4_K_M"), pytest.param(Q8_0, 41, id="Q8_0"), pytest.param(Q4_0, 60, id="Q4_0")],
+    ("info", "measured", "measured_prefill"),
+    [
+        pytest.param(Q4_K_M, 30, 127, id="Q4_K_M"),
+        pytest.param(Q8_0, 41, 651, id="Q8_0"),
+        pytest.param(Q4_0, 60, 583, id="Q4_0"),
+    ],
 )
-def test_what_was_measured_with_amx(info: ModelInfo, measured: float) -> None:
-    assert decode(info, load(AMX)) == pytest.approx(measured, rel=0.25)
+def test_what_was_measured_with_amx(info: ModelInfo, measured: float, measured_prefill: float) -> None:
+    answer = forecast(info, load(AMX))
+    assert answer.decode_tokens_per_second == pytest.approx(measured, rel=0.25)
+    assert answer.prefill_tokens_per_second == pytest.approx(measured_prefill, rel=0.15)
 
 
 def test_a_larger_file_can_be_the_faster_one_and_the_reason_is_said() -> None:
@@ -324,6 +330,31 @@ def test_instruction_sets_that_could_not_be_read_are_taken_to_be_the_usual_ones(
     machine = load(AMX)
     unread = load(AMX, cpu=dataclasses.replace(machine.cpu, isa_flags=frozenset()))
     assert decode(Q4_0, unread) == decode(Q4_0, machine, tuned=False)
+
+
+@pytest.mark.parametrize("engine", [LLAMA_CPP, EngineName.PYTORCH])
+def test_layers_for_a_gpu_that_is_not_there_stay_on_the_cpu(engine: EngineName) -> None:
+    assert forecast(Q4_0, load(AMX), engine, gpu_layers=-1) == forecast(Q4_0, load(AMX), engine)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "size_mib", "measured"),
+    [
+        pytest.param("F16", 556, 302, id="F16"),
+        pytest.param("Q8_0", 295.6, 336, id="Q8_0"),
+        pytest.param("Q6_K", 228.2, 639, id="Q6_K"),
+        pytest.param("Q5_0", 191.3, 253, id="Q5_0"),
+        pytest.param("Q4_1", 174, 159, id="Q4_1"),
+        pytest.param("Q4_K", 156.6, 550, id="Q4_K"),
+        pytest.param("Q4_0", 156.6, 422, id="Q4_0"),
+    ],
+)
+def test_prefill_as_measured_on_the_reference_processor(type_name: str, size_mib: float, measured: float) -> None:
+    zen4 = dataclasses.replace(cpu("avx", "avx2", "avx512f", "avx512_vnni"), physical_cores=2)
+    machine = load(AMX, cpu=zen4, memory_bandwidth_bytes_per_second=31.7e9)
+    shape = {"parameters": 291_000_000, "embedding_length": 1024, "vocabulary_size": 4096}
+    answer = forecast(model((type_name, size_mib), **shape), machine)
+    assert answer.prefill_tokens_per_second == pytest.approx(measured, rel=0.1)
 
 
 def test_the_gpu_with_the_most_free_memory_counts() -> None:
