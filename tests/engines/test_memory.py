@@ -275,3 +275,21 @@ def test_pytorch_as_it_was_measured(tensor_type: str, parameter_bytes: int, toke
     )
     need = plan(machine(), twin, EngineName.PYTORCH, context_length=tokens).need
     assert need.total_bytes == pytest.approx(measured, rel=0.10, abs=64 << 20)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "measured"), [pytest.param(1024, 731_600_000, id="1024"), pytest.param(2048, 816_600_000, id="2048")]
+)
+def test_ctransformers_as_it_was_measured(tokens: int, measured: int) -> None:
+    """ctransformers 0.2.27, a llama of random 16-bit weights, high water mark of the process."""
+    legacy = model(
+        format=ModelFormat.GGML,
+        layers=16,
+        embedding_length=1024,
+        heads=16,
+        kv_heads=(16,) * 16,
+        vocabulary_size=32000,
+        tensor_bytes=542_000_000,
+    )
+    need = plan(machine(), legacy, EngineName.CTRANSFORMERS, context_length=tokens).need
+    assert need.total_bytes == pytest.approx(measured, rel=0.10)
