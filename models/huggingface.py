@@ -55,11 +55,11 @@ def read_folder_info(source: FileSource, *, family: str | None = None) -> ModelI
     quantization = read_quantization(source, outer, config.values)
     attention = read_attention(config)
     tokenizer = read_tokenizer(source, outer, config.values)
+    tensors = all_tensors(read_weights(source))
     if not tokenizer.present:
         raise ModelFileError(
             f"{source.path} has no tokenizer: neither tokenizer.json nor another vocabulary", fix="download it again"
         )
-    tensors = all_tensors(read_weights(source))
     odd = check_tensors(config, _architecture(config), attention.layers, tensors, quantization)
     info = _describe(config, attention, quantization, tensors)
     return replace(

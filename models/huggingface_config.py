@@ -3,7 +3,8 @@
 Publishers agree on little: `num_hidden_layers`, `n_layer` and `n_layers` mean one thing, a multimodal model nests its
 language model's facts, and what equals a default is often left out. A table that ships with llmrun
 (huggingface_types.json, made by tests/tools/folder_types.py) has the names and defaults of every model type that
-transformers knows; the names that remote-code models use are listed here. A value of the wrong type or size is refused, never guessed around.
+transformers knows; the names that remote-code models use are listed here. A value of the wrong type or size is refused,
+never guessed around.
 """
 
 import json

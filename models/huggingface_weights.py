@@ -132,8 +132,7 @@ def _refuse_without_weights(source: FileSource, *, adapter: bool) -> NoReturn:
         raise SecurityError(
             f"{source.path} has its weights only as pickles ({_listed(_pickles(names))}), which can run any code when "
             "they are loaded",
-            fix="take a version of the model with .safetensors or .gguf files, or have its publisher convert it "
-            "(https://huggingface.co/spaces/safetensors/convert)",
+            fix="take a version of the model with .safetensors or .gguf files, or ask its publisher to convert it",
         )
     if any(name.endswith(".gguf") for name in names):
         raise ModelFileError(f"{source.path} has no safetensors files, only GGUF", fix="name the .gguf file")
