@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmrun.engines.memory_kv import CONTEXT_STEP, KV_BYTES, estimate_kv_bytes, round_context
-from llmrun.engines.memory_llama_cpp import divide_layers, estimate_need, find_gpu_layers
+from llmrun.engines.memory_llama_cpp import ALL_LAYERS, divide_layers, estimate_need, find_gpu_layers
 from llmrun.engines.memory_types import SHARE, Division, MemoryNeed, MemoryPlan, PlanRequest
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import GPU, GpuVendor, Machine
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _UNKNOWN_CONTEXT = 2048  # for a header that does not say: what the oldest families were trained for
+_USEFUL_CONTEXT = 8192  # what a long conversation or a long file takes
 _MOST_STEPS = 1 << 16  # of 256 tokens: 16 million
 _ONE_GPU = frozenset({EngineName.PYTORCH, EngineName.VLLM})
 """Engines that llmrun runs on one GPU: the one with the most free memory."""
@@ -73,13 +74,11 @@ def plan_memory(
     pools = _find_pools(engine, machine, gpu_support)
     divide = _divider(engine, info, request, pools)
     largest = _search(lambda context: pools.hold(divide(context)))
-    trained = trained_context(info)
-    if request.context_length is not None:
-        context_length = request.context_length
-    elif request.vocabulary_only or pools.hold(divide(trained)):
-        context_length = trained
-    else:
-        context_length = min(trained, largest or CONTEXT_STEP)
+    context_length = request.context_length
+    if context_length is None:
+        context_length = trained_context(info)
+        if not request.vocabulary_only:
+            context_length = _choose_context(context_length, largest, request, divide)
     division = divide(context_length)
     return MemoryPlan(
         engine=engine,
@@ -93,6 +92,19 @@ def plan_memory(
         largest_context=largest,
         gpu_layers=division.gpu_layers,
     )
+
+
+def _choose_context(trained: int, largest: int, request: PlanRequest, divide: _Divide) -> int:
+    """Return the most of the trained context that fits, or that leaves the whole model on the GPU.
+
+    A layer in main memory slows every token down, and few conversations fill a context of 100,000 tokens: as long as a
+    useful one remains, the layers come first.
+    """
+    fitting = min(trained, largest or CONTEXT_STEP)
+    if request.gpu_layers is not None or divide(fitting).gpu_layers in (0, ALL_LAYERS):
+        return fitting
+    beside_all_layers = _search(lambda context: divide(context).gpu_layers == ALL_LAYERS)
+    return min(fitting, beside_all_layers) if beside_all_layers >= min(trained, _USEFUL_CONTEXT) else fitting
 
 
 def trained_context(info: ModelInfo) -> int:

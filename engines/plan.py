@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from llmrun.engines.memory import plan_memory, trained_context
 from llmrun.engines.memory_kv import CONTEXT_STEP, estimate_kv_bytes
-from llmrun.engines.memory_llama_cpp import BATCH_TOKENS
+from llmrun.engines.memory_llama_cpp import ALL_LAYERS, BATCH_TOKENS
 from llmrun.engines.memory_types import SHARE, MemoryPlan, PlanRequest
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import NotEnoughMemoryError, UsageError
@@ -64,10 +64,11 @@ def make_plan(
 def _notices(info: ModelInfo, machine: Machine, request: PlanRequest, memory: MemoryPlan) -> list[str]:
     notices: list[str] = []
     trained = trained_context(info)
+    whole = memory.gpu_layers == ALL_LAYERS and memory.largest_context > memory.context_length
     if memory.context_length < trained and request.context_length is None:
         notices.append(
             f"context length {memory.context_length:,} of the {trained:,} that the model was trained for: "
-            "more does not fit in memory"
+            + ("more would leave layers without room on the GPU" if whole else "more does not fit in memory")
         )
     if memory.context_length > trained:
         notices.append(f"the model was trained for {trained:,} tokens of context; beyond that answers may degrade")

@@ -293,3 +293,23 @@ def test_ctransformers_as_it_was_measured(tokens: int, measured: int) -> None:
     )
     need = plan(machine(), legacy, EngineName.CTRANSFORMERS, context_length=tokens).need
     assert need.total_bytes == pytest.approx(measured, rel=0.10)
+
+
+@pytest.mark.parametrize(
+    ("free", "asked", "layers", "shortened"),
+    [
+        pytest.param(24 * GIB, {}, -1, False, id="room for all"),
+        pytest.param(12 * GIB, {}, -1, True, id="less context, all layers"),
+        pytest.param(12 * GIB, {"gpu_layers": 10}, 10, False, id="layers asked for"),
+        pytest.param(5 * GIB, {}, None, False, id="no useful context beside all layers"),
+    ],
+)
+def test_layers_come_before_a_context_that_few_fill(
+    free: int, asked: dict[str, int], layers: int | None, shortened: bool
+) -> None:
+    info = large(kv_heads=(8,) * 32, context_length=65536)
+    made = plan(machine(64 * GIB, gpu(free)), info, EngineName.LLAMA_CPP, **asked)
+    assert (made.context_length < 65536) is shortened
+    assert made.context_length >= 8192
+    assert made.gpu_layers == layers if layers is not None else 0 < made.gpu_layers < 33
+    assert made.fits

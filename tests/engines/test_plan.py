@@ -1,5 +1,6 @@
 """Plans: context, threads and layers follow the machine; what does not fit is refused with the numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,13 @@ def test_a_path_will_do_for_a_model() -> None:
 def test_a_build_without_gpu_support_gets_no_layers() -> None:
     made, _ = make_plan(EngineName.LLAMA_CPP, MODEL, INFO, machine(gpu_free=24 * GIB), PlanRequest(), gpu_support=False)
     assert made.gpu_layers == 0
+
+
+def test_a_context_cut_for_the_layers_says_so() -> None:
+    info = replace(INFO, kv_heads=(8,) * 32, context_length=65536)
+    made, notices = make_plan(EngineName.LLAMA_CPP, MODEL, info, machine(gpu_free=12 * GIB), PlanRequest())
+    assert made.gpu_layers == -1
+    assert f"context length {made.context_length:,} of the 65,536" in notices[0]
+    assert "on the GPU" in notices[0]
+    asked = PlanRequest(context_length=65536)
+    assert 0 < make_plan(EngineName.LLAMA_CPP, MODEL, info, machine(gpu_free=12 * GIB), asked)[0].gpu_layers < 32
