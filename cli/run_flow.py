@@ -17,10 +17,11 @@ from llmrun.cli.run_report import answer_document, dry_run_document, finish_noti
 from llmrun.cli.signals import interrupt_descriptor
 from llmrun.engines.client import Interrupted, WorkerClient
 from llmrun.engines.plan import PlanRequest
-from llmrun.engines.prepare import Prepared, prepare
+from llmrun.engines.prepare import Prepared, prepare, prepare_next
 from llmrun.engines.prompting import conversation_prompt, verbatim_prompt
+from llmrun.engines.selection import fallback_notice
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions
-from llmrun.errors import ExitCode
+from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
 from llmrun.models.prompt import Message, RenderedPrompt
 from llmrun.models.render import TemplateRenderer
 
@@ -40,6 +41,7 @@ class RunRequest:
     plan: PlanRequest
     sampling: SamplingOptions
     offline: bool
+    fallback: bool
     dry_run: bool
     stats: bool
     json_output: bool
@@ -80,8 +82,25 @@ def execute(request: RunRequest) -> None:
         progress=choose_progress(quiet=request.quiet),
     )
     notices.add(*prepared.notices)
+    fallback = fallback_notice(prepared.selection, request.model)
+    if fallback:
+        notices.add(fallback)
     if request.raw and request.system:
         notices.add("--system is left out: with --raw the prompt is sent as it is")
+    shown: list[str] = []
+    try:
+        _attempt(request, prompt, prepared, notices, shown)
+    except (EngineCrashedError, NoUsableEngineError) as error:
+        # Half an answer of one engine must not be followed by a whole one of another.
+        following = None if shown or not request.fallback else prepare_next(prepared)
+        if following is None:
+            raise
+        notices.add(f"{error.message}; trying {following.plan.engine}", *following.notices)
+        _attempt(request, prompt, following, notices, shown)
+
+
+def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notices: _Notices, shown: list[str]) -> None:
+    """Load the model on its engine and answer; `shown` receives the text that was written."""
     worker = early.take_worker(prepared.plan.engine)
     try:
         worker.send_load(prepared.plan)
@@ -90,7 +109,7 @@ def execute(request: RunRequest) -> None:
         if request.dry_run:
             _show_dry_run(request, worker, prepared, rendered)
         else:
-            _answer(request, worker, prepared, rendered, notices)
+            _answer(request, worker, prepared, rendered, notices, shown)
     finally:
         worker.close()
 
@@ -115,13 +134,18 @@ class _Streamed:
 
 
 def _answer(
-    request: RunRequest, worker: WorkerClient, prepared: Prepared, rendered: RenderedPrompt, notices: _Notices
+    request: RunRequest,
+    worker: WorkerClient,
+    prepared: Prepared,
+    rendered: RenderedPrompt,
+    notices: _Notices,
+    shown: list[str],
 ) -> None:
     started = time.perf_counter()
     worker.send_generate(rendered.segments, request.sampling)
     writer = None if request.json_output else TerminalWriter()
     _wait_loaded(worker, prepared, quiet=request.quiet)
-    streamed = _stream(worker, writer, notices, started)
+    streamed = _stream(worker, writer, notices, shown, started)
     if streamed.done is None:
         raise SystemExit(ExitCode.INTERRUPTED)
     notices.add(*finish_notice(streamed.done, request.sampling, prepared.plan))
@@ -135,7 +159,9 @@ def _answer(
         raise SystemExit(ExitCode.INTERRUPTED)
 
 
-def _stream(worker: WorkerClient, writer: TerminalWriter | None, notices: _Notices, started: float) -> _Streamed:
+def _stream(
+    worker: WorkerClient, writer: TerminalWriter | None, notices: _Notices, shown: list[str], started: float
+) -> _Streamed:
     """Write the answer as it comes; whatever happens, end its last line."""
     text: list[str] = []
     first_seconds = 0.0
@@ -147,6 +173,7 @@ def _stream(worker: WorkerClient, writer: TerminalWriter | None, notices: _Notic
                     first_seconds = first_seconds or time.perf_counter() - started
                     text.append(event.text)
                     if writer is not None:
+                        shown.append(event.text)
                         writer.write(event.text)
                 case Notice():
                     notices.add(event.text)

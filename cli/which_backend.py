@@ -9,6 +9,7 @@ from llmrun.cli import options as common
 
 if TYPE_CHECKING:
     from llmrun.engines.facts import EngineFacts
+    from llmrun.engines.setting import Setting
     from llmrun.engines.types import EngineName
     from llmrun.hardware.types import Machine
 
@@ -30,6 +31,11 @@ def which_backend(
         Path | None, typer.Option("--save-machine", metavar="FILE", help="Write this machine down, for --machine.")
     ] = None,
     engine: common.Engine = None,
+    context_length: common.ContextLength = None,
+    threads: common.Threads = None,
+    gpu_layers: common.GpuLayers = None,
+    kv_type: common.KvType = "f16",
+    offline: common.Offline = False,
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Forget what was found out about engines and memory, and look again.")
     ] = False,
@@ -38,41 +44,72 @@ def which_backend(
 ) -> None:
     """Show which engine runs a model here, and why; or what this machine has.
 
-    Nothing is downloaded and no model is loaded. Ends with exit code 6 when no engine can run the model.
+    Nothing is downloaded and no model is loaded: of a model on the hub, only the headers are read.
+    Ends with exit code 6 when no engine can run the model.
     For the machine of a file, the engines are taken to be installed there.
 
     \b
     llmrun which-backend
     llmrun which-backend smollm2-135m-instruct
-    llmrun which-backend ./model.gguf --json
+    llmrun which-backend ./model.gguf --context-length 32768 --json
+    llmrun which-backend bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M
     llmrun which-backend --save-machine laptop.json
     llmrun which-backend llama-2-chat --machine laptop.json
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
-    from llmrun.cli import which_backend_report as report
-    from llmrun.cli.output import marks, write_json, write_out
-    from llmrun.engines.judgement import judge_model
-    from llmrun.engines.types import DRIVEN_ENGINES, EngineName
-
     looked_at, engines = _elsewhere(machine) if machine else _here(recheck=recheck, quiet=quiet, thorough=model is None)
     if save_machine is not None:
         _save(looked_at, save_machine)
     if model is None:
-        if json_output:
-            write_json(report.machine_document(looked_at, engines))
-        else:
-            write_out(report.machine_text(looked_at, engines))
+        _show_machine(looked_at, engines, here=machine is None, json_output=json_output)
         return
-    judged = judge_model(
-        model,
-        looked_at,
-        engines,
+    from llmrun.engines.plan import PlanRequest, check_request
+    from llmrun.engines.setting import Setting
+    from llmrun.engines.types import DRIVEN_ENGINES, EngineName
+
+    request = PlanRequest(context_length=context_length, threads=threads, gpu_layers=gpu_layers, kv_type=kv_type)
+    check_request(request)
+    setting = Setting(
+        machine=looked_at,
+        engines=engines,
+        request=request,
         forced=None if engine is None else EngineName(engine),
         runnable=None if machine else DRIVEN_ENGINES,
     )
+    _show_model(model, setting, offline=offline, quiet=quiet, json_output=json_output)
+
+
+def _show_machine(
+    machine: "Machine", engines: "dict[EngineName, EngineFacts]", *, here: bool, json_output: bool
+) -> None:
+    from llmrun.cli import machine_report as report
+    from llmrun.cli.output import write_json, write_out
+    from llmrun.engines.prospects import find_prospects
+    from llmrun.hardware.toolchain import probe_toolchain
+
+    toolchain = probe_toolchain(verify=False) if here else None
+    prospects = find_prospects(machine, engines)
     if json_output:
-        write_json(report.model_document(judged, looked_at, engines))
+        write_json(report.machine_document(machine, toolchain, engines, prospects))
     else:
-        write_out(report.model_text(judged, marks()))
+        write_out(report.machine_text(machine, toolchain, engines, prospects))
+
+
+def _show_model(model: str, setting: "Setting", *, offline: bool, quiet: bool, json_output: bool) -> None:
+    from llmrun.cli import which_backend_report as report
+    from llmrun.cli.output import marks, write_json, write_out
+    from llmrun.cli.progress import choose_progress
+    from llmrun.engines.judgement import judge
+    from llmrun.engines.subject import find_subject
+    from llmrun.engines.suggestions import suggest
+    from llmrun.models.reference import parse_reference
+
+    subject = find_subject(parse_reference(model), setting, offline=offline, progress=choose_progress(quiet=quiet))
+    judged = judge(subject, setting, with_speed=True)
+    suggestions = suggest(judged, setting)
+    if json_output:
+        write_json(report.model_document(judged, setting.machine, setting.engines, suggestions))
+    else:
+        write_out(report.model_text(judged, suggestions, marks()))
     if judged.chosen is None:
         raise typer.Exit(_NO_CHOICE)
 

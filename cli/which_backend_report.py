@@ -1,164 +1,149 @@
-"""What `which-backend` shows: pure functions from facts to text for 80 columns, that a pipe may carry as well."""
+"""What `which-backend MODEL` shows: pure functions from a judgement to text for 80 columns and to a JSON document."""
 
-import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from llmrun.cli.layout import gib, wrap
+from llmrun.cli.machine_report import engine_document
 from llmrun.engines.facts import EngineFacts
-from llmrun.engines.judgement import Judgement
+from llmrun.engines.judgement import Forecast, Judgement
+from llmrun.engines.memory import MemoryPlan
+from llmrun.engines.reasons import ReasonCode, Verdict
+from llmrun.engines.subject import Subject
+from llmrun.engines.suggestions import Suggestion
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.hardware.profile import machine_to_json
 from llmrun.hardware.types import Machine
 
-__all__ = ["machine_document", "machine_text", "model_document", "model_text"]
+__all__ = ["model_document", "model_text"]
 
 _VERSION = 1
-_WIDTH = 80
 _LONGEST_LABEL = 36
-_GIB = 1 << 30
+_COLUMNS = "{:<4}{:<15}{:<31}{}"
 
 
-def machine_text(machine: Machine, engines: Mapping[EngineName, EngineFacts]) -> str:
-    """Return the machine and its engines."""
-    rows = [*_machine_rows(machine), ("", "")]
-    rows += [(engine, _engine_line(facts)) for engine, facts in engines.items()]
-    text = _table(rows)
-    if machine.problems:
-        text += "\n" + "".join(_wrap(f"could not read: {problem}", "  ") for problem in machine.problems)
-    if not engines[EngineName.LLAMA_CPP].installed:
-        text += f"\nto run GGUF models: llmrun install {EngineName.LLAMA_CPP}\n"
-    return text
-
-
-def model_text(judgement: Judgement, marks: tuple[str, str] = ("✓", "✗")) -> str:
-    """Return the choice in the first line, then every engine with its reasons."""
-    if judgement.chosen is None:
-        parts = [_wrap(f"no engine for {_label(judgement.model)}: {judgement.because}", "  ")]
-    else:
-        parts = [_wrap(f"{judgement.chosen} for {_label(judgement.model)}: {judgement.because}", "  ")]
-    if judgement.on_disk:
-        parts.append(f"file: {judgement.variant}\n")
-    else:
-        parts.append(f"not on this disk; to fetch it: llmrun models pull {judgement.variant}\n")
+def model_text(
+    judgement: Judgement, suggestions: Sequence[Suggestion] = (), marks: tuple[str, str] = ("✓", "✗")
+) -> str:
+    """Return the choice in the first line, then a table of the engines, each with its reasons."""
+    subject = judgement.subject
+    chosen = "no engine" if judgement.chosen is None else judgement.chosen.value
+    parts = [wrap(f"{chosen} for {_short(subject.ref.text)}: {judgement.because}")]
+    parts.append(f"file: {subject.label}\n" if subject.on_disk else wrap(_absent(subject)))
     if judgement.plan is not None:
-        parts.append(_wrap(_plan_line(judgement.plan), "  "))
-    parts.append("\n")
+        parts.append(wrap(_plan_line(judgement.plan)))
+    parts += [wrap(f"note: {notice}") for notice in (*subject.notices, *judgement.notices)]
+    parts.append("\n" + _COLUMNS.format("", "engine", "memory needed / free", "expected").rstrip() + "\n")
     for verdict in judgement.verdicts:
-        parts.append(f"{marks[0] if verdict.eligible else marks[1]} {verdict.engine}\n")
-        for reason in verdict.reasons:
-            parts.append(_wrap(f"    {reason.detail}  [{reason.code}]", "      "))
-            if reason.fix:
-                parts.append(_wrap(f"      fix: {reason.fix}", "        "))
+        parts.append(_engine_lines(verdict, judgement.forecasts.get(verdict.engine) or Forecast(), marks))
+    if suggestions:
+        parts.append("\n")
+    for suggestion in suggestions:
+        command = f": {suggestion.command}" if suggestion.command else ""
+        parts.append(wrap(f"better: {suggestion.text}{command}"))
     return "".join(parts)
 
 
-def _label(model: str) -> str:
+def _short(reference: str) -> str:
     """Return what fits into the first line: of a long path the file's name."""
-    return model if len(model) <= _LONGEST_LABEL else model.rstrip("/").rsplit("/", 1)[-1]
+    return reference if len(reference) <= _LONGEST_LABEL else reference.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _absent(subject: Subject) -> str:
+    size = f", {gib(subject.remote.missing_bytes)}" if subject.remote is not None else ""
+    return f"not on this disk{size}; to fetch it: llmrun models pull {subject.pull.text}"
 
 
 def _plan_line(plan: LoadPlan) -> str:
     layers = {0: "no layers", -1: "all layers"}.get(plan.gpu_layers, f"{plan.gpu_layers} layers")
     return (
         f"plan: a context of up to {plan.context_length:,} tokens, {plan.threads} threads, {layers} on a GPU, "
-        f"{_gib(plan.estimated_bytes)} of memory at most"
+        f"{gib(plan.estimated_bytes)} of memory at most"
     )
 
 
-def machine_document(machine: Machine, engines: Mapping[EngineName, EngineFacts]) -> dict[str, Any]:
-    """Return what `which-backend --json` prints without a model."""
-    return {
-        "version": _VERSION,
-        "machine": machine_to_json(machine),
-        "engines": [engine_document(facts) for facts in engines.values()],
-    }
-
-
-def model_document(judgement: Judgement, machine: Machine, engines: Mapping[EngineName, EngineFacts]) -> dict[str, Any]:
-    """Return what `which-backend MODEL --json` prints."""
-    return {
-        "version": _VERSION,
-        "model": judgement.model,
-        "variant": judgement.variant,
-        "on_disk": judgement.on_disk,
-        "facts": asdict(judgement.facts),
-        "chosen": judgement.chosen,
-        "because": judgement.because,
-        "verdicts": [asdict(verdict) for verdict in judgement.verdicts],
-        "plan": None if judgement.plan is None else asdict(judgement.plan),
-        "machine": machine_to_json(machine),
-        "engines": [engine_document(facts) for facts in engines.values()],
-    }
-
-
-def engine_document(facts: EngineFacts) -> dict[str, Any]:
-    """Return the facts about an engine, without its lists of architectures."""
-    document = asdict(facts)
-    del document["last_versions"]
-    document["architectures"] = None if facts.architectures is None else len(facts.architectures)
-    document["build"] = dict(facts.build)
-    return document
-
-
-def _machine_rows(machine: Machine) -> Iterable[tuple[str, str]]:
-    cpu, memory = machine.cpu, machine.memory
-    where = [machine.container] if machine.container else []
-    where += ["WSL"] if machine.wsl else []
-    yield "system", " ".join([machine.system, cpu.architecture, *(f"({name})" for name in where)])
-    yield "processor", f"{cpu.name or 'unknown'}, {cpu.threads} of {cpu.logical_cores} threads to use"
-    yield "instructions", _instructions(cpu.isa_flags)
-    limit = f", limited by {memory.limit_source}" if memory.limit_source else ""
-    yield "memory", f"{_gib(memory.available_bytes)} of {_gib(memory.total_bytes)} available{limit}"
-    if machine.memory_bandwidth_bytes_per_second:
-        yield "bandwidth", f"{machine.memory_bandwidth_bytes_per_second / 1e9:.1f} GB/s"
-    if machine.disk_free_bytes is not None:
-        yield "disk", f"{_gib(machine.disk_free_bytes)} free for models"
-    for gpu in machine.gpus:
-        free = "unknown" if gpu.free_bytes is None else _gib(gpu.free_bytes)
-        total = "unknown" if gpu.total_bytes is None else _gib(gpu.total_bytes)
-        capability = f", compute capability {gpu.compute_capability}" if gpu.compute_capability else ""
-        yield "GPU", f"{gpu.name}, {free} of {total} free{capability}"
-    if not machine.gpus:
-        yield "GPU", "none found"
-
-
-def _instructions(flags: frozenset[str]) -> str:
-    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
-    return " ".join(flag for flag in known if flag in flags) or "no vector instructions that engines use"
-
-
-def _engine_line(facts: EngineFacts) -> str:
-    if not facts.installed:
-        return "not installed"
-    parts = [facts.version or "unknown version"]
-    parts += [value for name, value in facts.build if name in ("recipe", "compiler")]
-    parts.append("GPU build" if facts.gpu_support else "CPU build" if facts.gpu_support is False else "")
-    health = {"healthy": "tried: works", "crashes": f"crashes: {facts.health_detail}"}.get(facts.health, "not tried")
-    return ", ".join(part for part in (*parts, health) if part)
-
-
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    lines = []
-    for name, value in rows:
-        lines.append(_wrap(f"{name:<14} {value}".rstrip(), " " * 15) if name else "\n")
+def _engine_lines(verdict: Verdict, forecast: Forecast, marks: tuple[str, str]) -> str:
+    mark = marks[0] if verdict.eligible else marks[1]
+    memory = "-" if forecast.memory is None else _memory_cell(forecast.memory)
+    speed = "-" if forecast.speed is None else f"about {_rate(forecast.speed.decode_tokens_per_second)} tokens/s"
+    lines = [_COLUMNS.format(mark, verdict.engine, memory, speed).rstrip() + "\n"]
+    if forecast.speed is not None and verdict.eligible:
+        lines.append(wrap(f"    limited by {forecast.speed.limit}", "      "))
+    if any(reason.code is ReasonCode.FORMAT for reason in verdict.reasons):
+        # Nothing mends this one, so what else is missing matters little.
+        reasons = "; ".join(f"{reason.detail} [{reason.code}]" for reason in verdict.reasons)
+        return "".join((*lines, wrap(f"    {reasons}", "      ")))
+    for reason in verdict.reasons:
+        lines.append(wrap(f"    {reason.detail} [{reason.code}]", "      "))
+        if reason.fix:
+            lines.append(wrap(f"      fix: {reason.fix}", "        "))
     return "".join(lines)
 
 
-def _wrap(text: str, indent: str) -> str:
-    lead = text[: len(text) - len(text.lstrip())]
-    wrapped = textwrap.wrap(
-        text.strip(),
-        _WIDTH,
-        initial_indent=lead,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        replace_whitespace=True,
-        drop_whitespace=True,
-    )
-    return "\n".join(wrapped or [""]) + "\n"
+def _memory_cell(plan: MemoryPlan) -> str:
+    """Return `0.3 / 22.7 GiB`, or with a GPU `GPU 17.8/23.3 + 3.7/56.0 GiB`."""
+    main = _amount(plan.main_bytes), _amount(plan.main_free_bytes)
+    if not plan.gpu_bytes:
+        return f"{main[0]} / {main[1]} GiB"
+    gpu = f"GPU {_amount(plan.gpu_bytes)}/{_amount(plan.gpu_free_bytes)}"
+    return f"{gpu} + {main[0]}/{main[1]} GiB" if plan.main_bytes else f"{gpu} GiB"
 
 
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / _GIB:,.1f} GiB"
+def _amount(size_bytes: int | None) -> str:
+    """Return GiB, to a tenth below a hundred."""
+    if size_bytes is None:
+        return "?"
+    size = size_bytes / 2**30
+    return f"{size:,.1f}" if size < 99.95 else f"{size:,.0f}"
+
+
+def _rate(tokens_per_second: float) -> str:
+    """Return two significant digits: an estimate has no more."""
+    if tokens_per_second < 10:
+        return f"{tokens_per_second:.1f}"
+    digits = len(str(int(tokens_per_second))) - 2
+    return f"{round(tokens_per_second, -digits):,.0f}"
+
+
+def model_document(
+    judgement: Judgement,
+    machine: Machine,
+    engines: Mapping[EngineName, EngineFacts],
+    suggestions: Sequence[Suggestion] = (),
+) -> dict[str, Any]:
+    """Return what `which-backend MODEL --json` prints."""
+    subject = judgement.subject
+    return {
+        "version": _VERSION,
+        "model": subject.ref.text,
+        "variant": subject.label,
+        "on_disk": subject.on_disk,
+        "download_bytes": None if subject.remote is None else subject.remote.missing_bytes,
+        "facts": asdict(subject.facts),
+        "chosen": judgement.chosen,
+        "because": judgement.because,
+        "verdicts": [
+            _verdict_document(verdict, judgement.forecasts.get(verdict.engine) or Forecast())
+            for verdict in judgement.verdicts
+        ],
+        "plan": None if judgement.plan is None else asdict(judgement.plan),
+        "notices": (*subject.notices, *judgement.notices),
+        "suggestions": [asdict(suggestion) for suggestion in suggestions],
+        "machine": machine_to_json(machine),
+        "engines": [engine_document(facts) for facts in engines.values()],
+    }
+
+
+def _verdict_document(verdict: Verdict, forecast: Forecast) -> dict[str, Any]:
+    document = asdict(verdict)
+    document["memory"] = None if forecast.memory is None else _memory_document(forecast.memory)
+    document["speed"] = None if forecast.speed is None else asdict(forecast.speed)
+    return document
+
+
+def _memory_document(plan: MemoryPlan) -> dict[str, Any]:
+    document = asdict(plan)
+    del document["engine"]
+    document["need"]["total_bytes"] = plan.need.total_bytes
+    return document

@@ -1,38 +1,37 @@
-"""The whole answer to "which engine, and why": a model, found on this disk or in the catalogue, judged on a machine.
+"""The whole answer to "which engine, and why": every engine judged for a model on a machine.
 
-Nothing is downloaded and nothing is loaded: headers of files that are here are read, and for a catalogue name whose
-files are not here the variant is chosen that suits the machine.
+The rules of selection, a memory plan for every engine that reads the format, and on request the expected speed come
+together here. `run` and `which-backend` ask the same function, so what the one explains is what the other does.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llmrun.engines.facts import EngineFacts
-from llmrun.engines.model_facts import ModelFacts
-from llmrun.engines.plan import PlanRequest, make_plan
+from llmrun.engines.judge import reads_format
+from llmrun.engines.memory import MemoryPlan, plan_memory
+from llmrun.engines.plan import make_plan
 from llmrun.engines.reasons import Reason, ReasonCode, Verdict
 from llmrun.engines.selection import judge_engines, select_engine
+from llmrun.engines.setting import Setting
+from llmrun.engines.subject import Subject
 from llmrun.engines.types import EngineName, LoadPlan
-from llmrun.engines.variants import choose_variant
-from llmrun.errors import ModelFileError, ModelNotFoundError, NotEnoughMemoryError, NoUsableEngineError
-from llmrun.hardware.types import Machine
-from llmrun.models.catalogue import Candidate, Family, find_family, resolve_tag
-from llmrun.models.gguf_info import read_gguf_info
-from llmrun.models.reference import parse_reference
-from llmrun.models.resolver import find_on_disk
-from llmrun.models.types import LocalModel, ModelRef, RefKind
+from llmrun.errors import NotEnoughMemoryError, NoUsableEngineError
 
-__all__ = ["Judgement", "judge_model"]
+if TYPE_CHECKING:
+    from llmrun.engines.speed import SpeedForecast
+
+__all__ = ["Forecast", "Judgement", "judge"]
+
+_REAL_ENGINES = tuple(engine for engine in EngineName if engine is not EngineName.FAKE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """What does not depend on the model: where, with which engines, and what the user insists on."""
+class Forecast:
+    """What an engine would need for the model, and how fast it would be; None where nobody can tell."""
 
-    machine: Machine
-    engines: Mapping[EngineName, EngineFacts]
-    forced: EngineName | None
-    runnable: frozenset[EngineName] | None
+    memory: MemoryPlan | None = None
+    speed: "SpeedForecast | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,131 +39,120 @@ class Judgement:
     """What came of it.
 
     Attributes:
-        model: As typed.
-        variant: What exactly was judged: a path, or `llama-2-chat:7b-q4_k_m`.
-        on_disk: Whether its files are here.
-        facts: The model, as the rules see it.
+        subject: The model.
         chosen: The engine, or None when none can run it.
         because: Why it, or why none.
-        verdicts: One for every engine.
-        plan: How it would be loaded; only for files that are here.
+        verdicts: One for every engine, the best for this format first.
+        forecasts: For the engines that read the format, when the model's headers are known.
+        plan: How it would be loaded, when an engine was chosen and the headers are known.
+        notices: What the plan decided that the user should know of.
+        error: What `run` ends with when nothing was chosen.
     """
 
-    model: str
-    variant: str
-    on_disk: bool
-    facts: ModelFacts
+    subject: Subject
     chosen: EngineName | None
     because: str
     verdicts: tuple[Verdict, ...]
+    forecasts: Mapping[EngineName, Forecast]
     plan: LoadPlan | None = None
+    notices: tuple[str, ...] = ()
+    error: NotEnoughMemoryError | NoUsableEngineError | None = None
 
 
-def judge_model(
-    text: str,
-    machine: Machine,
-    engines: Mapping[EngineName, EngineFacts],
-    *,
-    forced: EngineName | None = None,
-    runnable: frozenset[EngineName] | None = None,
-) -> Judgement:
-    """Judge every engine for a model on a machine.
-
-    Args:
-        text: The model, as typed.
-        machine: This one, or another.
-        engines: What is installed there.
-        forced: The engine that the user asked for.
-        runnable: The engines that can be driven; None judges by the rules alone.
+def judge(subject: Subject, setting: Setting, *, with_speed: bool = False) -> Judgement:
+    """Judge every engine for a model, and plan its start on the one that is chosen.
 
     Raises:
-        ModelNotFoundError: The model is neither on this disk nor in the catalogue.
-        ModelFileError: Its file is no model.
+        UsageError: An option that this model cannot honour.
     """
-    ref = parse_reference(text)
-    question = _Question(machine=machine, engines=engines, forced=forced, runnable=runnable)
-    found = find_on_disk(ref)
-    if found is not None:
-        return _judge_local(text, found, question)
-    if ref.kind is RefKind.CATALOGUE:
-        return _judge_catalogue(ref, question)
-    raise ModelNotFoundError(
-        f"{text} is not on this disk, and only its files or the catalogue could say what it is",
-        fix=f"llmrun models pull {text}",
-    )
-
-
-def _judge_local(text: str, model: LocalModel, question: _Question) -> Judgement:
-    if model.path.is_dir():
-        raise ModelFileError(
-            f"{model.path} is a Hugging Face folder, and this version of llmrun reads the headers of GGUF files",
-            fix="a GGUF version of the model",
-        )
-    info = read_gguf_info(model.path, family=model.family)
-    judged = _judge(text, str(model.path), ModelFacts.from_info(info), question, on_disk=True)
-    if judged.chosen is None:
-        return judged
+    memory = _plan_memory(subject, setting)
+    refused = {engine: error for engine in memory if (error := _refusal(subject, setting, engine))}
+    reasons = {engine: _reason(error) for engine, error in refused.items()}
+    forecasts = {
+        engine: Forecast(memory=plan, speed=_forecast_speed(subject, setting, plan) if with_speed else None)
+        for engine, plan in memory.items()
+    }
+    facts, machine, engines = subject.facts, setting.machine, setting.engines
     try:
-        plan, _ = make_plan(judged.chosen, model, info, question.machine, PlanRequest())
-    except NotEnoughMemoryError as error:
-        return _refuse_for_memory(judged, judged.chosen, error)
-    return replace(judged, plan=plan)
-
-
-def _refuse_for_memory(judged: Judgement, engine: EngineName, error: NotEnoughMemoryError) -> Judgement:
-    reason = Reason(code=ReasonCode.MEMORY, detail=f"does not fit: {error.message}", fix=error.fix)
-    verdicts = tuple(
-        replace(verdict, eligible=False, reasons=(*verdict.reasons, reason)) if verdict.engine is engine else verdict
-        for verdict in judged.verdicts
-    )
-    return replace(judged, chosen=None, because=error.message, verdicts=verdicts)
-
-
-def _judge_catalogue(ref: ModelRef, question: _Question) -> Judgement:
-    family = find_family(ref.name)
-    candidates = resolve_tag(family, ref.tag)
-
-    def is_runnable(candidate: Candidate) -> bool:
-        facts = replace(_facts(family, candidate), weights_bytes=None)
-        verdicts = judge_engines(facts, question.machine, question.engines, question.runnable)
-        return any(
-            verdict.eligible or _only_missing(verdict)
-            for verdict in verdicts
-            if question.forced is None or verdict.engine is question.forced
+        selection = select_engine(
+            facts, machine, engines, forced=setting.forced, runnable=setting.runnable, refusals=reasons
         )
-
-    choice = choose_variant(candidates, question.machine, is_runnable)
-    candidate = choice.candidate if choice is not None else candidates[0]
-    label = f"{family.name}:{_tag(candidate)}"
-    return _judge(ref.text, label, _facts(family, candidate), question, on_disk=False)
-
-
-def _only_missing(verdict: Verdict) -> bool:
-    """Return whether nothing but its installation keeps an engine from the model."""
-    return all(reason.code is ReasonCode.NOT_INSTALLED for reason in verdict.objections)
-
-
-def _facts(family: Family, candidate: Candidate) -> ModelFacts:
-    return ModelFacts.from_variant(family, candidate.variant, candidate.quantization)
-
-
-def _tag(candidate: Candidate) -> str:
-    parts = [candidate.variant.size_label]
-    if candidate.quantization is None:
-        parts.append(candidate.variant.format.value)
-    else:
-        parts.append(candidate.quantization.lower())
-    return "-".join(parts)
-
-
-def _judge(text: str, variant: str, facts: ModelFacts, question: _Question, *, on_disk: bool) -> Judgement:
-    machine, engines, runnable = question.machine, question.engines, question.runnable
-    chosen: EngineName | None = None
-    try:
-        selection = select_engine(facts, machine, engines, forced=question.forced, runnable=runnable)
-        verdicts, chosen, because = selection.verdicts, selection.chosen, selection.because
     except NoUsableEngineError as error:
-        verdicts, because = judge_engines(facts, machine, engines, runnable), error.message
+        verdicts = judge_engines(facts, machine, engines, setting.runnable, reasons)
+        cause = _memory_error(verdicts, refused, setting.forced) or error
+        return Judgement(
+            subject=subject,
+            chosen=None,
+            because=cause.message,
+            verdicts=verdicts,
+            forecasts=forecasts,
+            error=cause,
+        )
+    plan, notices = _make_plan(subject, setting, selection.chosen)
     return Judgement(
-        model=text, variant=variant, on_disk=on_disk, facts=facts, chosen=chosen, because=because, verdicts=verdicts
+        subject=subject,
+        chosen=selection.chosen,
+        because=selection.because,
+        verdicts=selection.verdicts,
+        forecasts=forecasts,
+        plan=plan,
+        notices=notices,
     )
+
+
+def _plan_memory(subject: Subject, setting: Setting) -> dict[EngineName, MemoryPlan]:
+    """Return a plan for every engine that reads the format."""
+    info = subject.info or subject.approximate
+    if info is None:
+        return {}
+    return {
+        engine: plan_memory(engine, info, setting.machine, setting.request, gpu_support=setting.gpu_support(engine))
+        for engine in _REAL_ENGINES
+        if reads_format(engine, info.format)
+    }
+
+
+def _make_plan(subject: Subject, setting: Setting, engine: EngineName) -> tuple[LoadPlan | None, tuple[str, ...]]:
+    if subject.info is None:
+        return None, ()
+    path = subject.label if subject.model is None else subject.model
+    return make_plan(
+        engine, path, subject.info, setting.machine, setting.request, gpu_support=setting.gpu_support(engine)
+    )
+
+
+def _refusal(subject: Subject, setting: Setting, engine: EngineName) -> NotEnoughMemoryError | None:
+    try:
+        _make_plan(subject, setting, engine)
+    except NotEnoughMemoryError as error:
+        return error
+    return None
+
+
+def _forecast_speed(subject: Subject, setting: Setting, plan: MemoryPlan) -> "SpeedForecast | None":
+    from llmrun.engines.speed import forecast_speed
+
+    info = subject.info or subject.approximate
+    if info is None:
+        return None
+    return forecast_speed(
+        plan.engine,
+        info,
+        setting.machine,
+        gpu_layers=plan.gpu_layers,
+        gpu_support=setting.gpu_support(plan.engine),
+    )
+
+
+def _reason(error: NotEnoughMemoryError) -> Reason:
+    return Reason(code=ReasonCode.MEMORY, detail=error.message, fix=error.fix)
+
+
+def _memory_error(
+    verdicts: tuple[Verdict, ...], refused: Mapping[EngineName, NotEnoughMemoryError], forced: EngineName | None
+) -> NotEnoughMemoryError | None:
+    """Return the refusal of the best engine that lacks nothing but memory: that is the cause to name."""
+    for verdict in verdicts:
+        if forced in (None, verdict.engine) and {reason.code for reason in verdict.objections} == {ReasonCode.MEMORY}:
+            return refused.get(verdict.engine)
+    return None

@@ -8,7 +8,7 @@ from llmrun.models.types import ModelFormat, ModelInfo
 if TYPE_CHECKING:
     from llmrun.models.catalogue import Family, Variant
 
-__all__ = ["ModelFacts"]
+__all__ = ["ModelFacts", "approximate_info"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,43 @@ class ModelFacts:
             quantization=chosen,
             weights_bytes=estimate_weights_bytes(Candidate(variant, chosen, None)),
         )
+
+
+def approximate_info(facts: ModelFacts, context_length: int) -> ModelInfo:
+    """Return the shape that a model of this size usually has, for estimates while its headers are not known.
+
+    A decoder of L layers and width E has about 12·L·E² weights, and L is about E / 128, so that E = ∛(128·N / 12).
+    Source: Kaplan et al. 2020, table 1 (N ≈ 12·n_layer·d_model²); the aspect ratio of 128 is that of Llama 7B to 70B.
+    Keys and values are taken to be as wide as the model, which is the most that any model keeps.
+    """
+    parameters = facts.parameters or 0
+    width = max(256, round((128 * parameters / 12) ** (1 / 3) / 128) * 128)
+    layers, heads = max(1, width // 128), width // 128
+    size_bytes = facts.weights_bytes or 2 * parameters
+    return ModelInfo(
+        format=facts.format,
+        architecture=facts.architecture or "",
+        parameters=parameters,
+        quantization=facts.quantization,
+        context_length=context_length,
+        layers=layers,
+        embedding_length=width,
+        heads=heads,
+        kv_heads=(heads,) * layers,
+        key_length=128,
+        value_length=128,
+        vocabulary_size=32_000,
+        tensor_bytes=size_bytes,
+        tensor_types=((_main_type(facts), size_bytes),),
+        family=facts.family,
+    )
+
+
+def _main_type(facts: ModelFacts) -> str:
+    """Return the tensor type that a quantization is mostly made of: `Q4_K` of `Q4_K_M`."""
+    name = (facts.quantization or "F16").upper().removeprefix("UD-")
+    parts = name.split("_")
+    return "_".join(parts[:2]) if len(parts) > 1 and parts[1] in ("K", "0", "1", "NL", "XS", "S", "XXS") else parts[0]
 
 
 def _architecture(family: "Family", variant: "Variant") -> str | None:

@@ -35,6 +35,7 @@ __all__ = [
     "Selection",
     "Severity",
     "Verdict",
+    "fallback_notice",
     "judge_engines",
     "select_engine",
 ]
@@ -46,6 +47,7 @@ _FIRST = {
 }
 _FIRST_OTHERWISE = (EngineName.VLLM, EngineName.PYTORCH)
 _ENGINES = tuple(engine for engine in EngineName if engine is not EngineName.FAKE)
+_ASKED_FOR = "asked for with --engine"
 _BECAUSE = {
     EngineName.LLAMA_CPP: "the fastest engine for {format} files",
     EngineName.CTRANSFORMERS: "the engine for files from before GGUF",
@@ -77,7 +79,7 @@ def select_engine(
         NoUsableEngineError: None can run the model, or the forced one cannot; carries the reasons.
     """
     if forced is EngineName.FAKE:
-        return Selection(chosen=forced, because="asked for with --engine", verdicts=())
+        return Selection(chosen=forced, because=_ASKED_FOR, verdicts=())
     verdicts = judge_engines(model, machine, facts, runnable, refusals)
     if forced is not None:
         return _honour(forced, verdicts)
@@ -115,11 +117,24 @@ def judge_engines(
     )
 
 
+def fallback_notice(selection: Selection, reference: str) -> str | None:
+    """Return one line when a better engine would run the model but for something that can be mended; else None."""
+    if not selection.verdicts:
+        return None
+    best = selection.verdicts[0]
+    fixable = bool(best.objections) and all(reason.fix for reason in best.objections)
+    if not fixable or selection.because == _ASKED_FOR:
+        return None
+    reason = _weightiest(best.objections)
+    instead = "without the GPU" if best.engine is selection.chosen else f"using {selection.chosen}"
+    return f"{best.engine} {reason.detail}; {instead} (llmrun which-backend {reference} says more)"
+
+
 def _honour(forced: EngineName, verdicts: tuple[Verdict, ...]) -> Selection:
     verdict = next(verdict for verdict in verdicts if verdict.engine is forced)
     if verdict.blockers:
         raise _refusal(f"{forced.value} cannot run this model here", [(verdict, verdict.blockers)])
-    return Selection(chosen=forced, because="asked for with --engine", verdicts=verdicts)
+    return Selection(chosen=forced, because=_ASKED_FOR, verdicts=verdicts)
 
 
 def _explain(chosen: Verdict, verdicts: tuple[Verdict, ...], model: ModelFacts) -> str:

@@ -12,7 +12,7 @@ from llmrun.hardware.types import GpuVendor, Machine
 from llmrun.models.catalogue import Candidate
 from llmrun.models.types import ModelFormat
 
-__all__ = ["VariantChoice", "choose_variant", "estimate_weights_bytes"]
+__all__ = ["VariantChoice", "choose_variant", "estimate_bits", "estimate_weights_bytes", "fits_machine"]
 
 _SHARE = 0.9
 _OVERHEAD = 1.15
@@ -82,11 +82,13 @@ def estimate_weights_bytes(candidate: Candidate) -> int:
     """Return the size of the weights: parameters · bits / 8, or the known size of a known file."""
     if candidate.variant.size_bytes is not None:
         return candidate.variant.size_bytes
-    return int(candidate.variant.parameters_billion * 1e9 * _bits(candidate) / 8)
+    bits = estimate_bits(candidate.quantization, candidate.variant.format)
+    return int(candidate.variant.parameters_billion * 1e9 * bits / 8)
 
 
-def _bits(candidate: Candidate) -> float:
-    name = (candidate.quantization or "none").lower().removeprefix("ud-")
+def estimate_bits(quantization: str | None, format_: ModelFormat = ModelFormat.GGUF) -> float:
+    """Return the bits that a quantization spends on a weight, on average over the tensors of a model."""
+    name = (quantization or "none").lower().removeprefix("ud-")
     if name in _BITS:
         return _BITS[name]
     # Q4_K_XL, Q3_K_XL …: the medium mix with some tensors kept larger
@@ -94,7 +96,12 @@ def _bits(candidate: Candidate) -> float:
     for known in (f"{base}_m", base, f"{base}_s"):
         if known in _BITS:
             return _BITS[known] * 1.03
-    return {ModelFormat.FP8: 8.5, ModelFormat.PYTORCH: 16.0}.get(candidate.variant.format, 4.5)
+    return {ModelFormat.FP8: 8.5, ModelFormat.PYTORCH: 16.0}.get(format_, 4.5)
+
+
+def fits_machine(weights_bytes: int, format_: ModelFormat, machine: Machine) -> bool:
+    """Return whether weights of that size, with room to work, fit what the machine has free."""
+    return int(weights_bytes * _OVERHEAD) <= _free_bytes(format_, machine)
 
 
 def choose_variant(
@@ -121,11 +128,16 @@ def choose_variant(
 
 def _measure(candidate: Candidate, machine: Machine) -> VariantChoice:
     need = int(estimate_weights_bytes(candidate) * _OVERHEAD)
-    main = int(machine.memory.available_bytes * _SHARE)
-    on_gpu = int(sum(gpu.free_bytes or 0 for gpu in machine.gpus) * _SHARE)
-    # llama.cpp divides a model between GPU and processor; the other formats want to be in one place.
-    free = max(main, on_gpu) if candidate.variant.format is not ModelFormat.GGUF else max(main, on_gpu, main + on_gpu)
+    free = _free_bytes(candidate.variant.format, machine)
     return VariantChoice(candidate=candidate, need_bytes=need, free_bytes=free, fits=need <= free)
+
+
+def _free_bytes(format_: ModelFormat, machine: Machine) -> int:
+    main = int(machine.memory.available_bytes * _SHARE)
+    # A GPU that works on main memory adds none.
+    on_gpu = int(sum(gpu.free_bytes or 0 for gpu in machine.gpus if not gpu.unified_memory) * _SHARE)
+    # llama.cpp divides a model between GPU and processor; the other formats want to be in one place.
+    return main + on_gpu if format_ is ModelFormat.GGUF else max(main, on_gpu)
 
 
 def _preference(choice: VariantChoice, machine: Machine) -> int:

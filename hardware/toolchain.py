@@ -1,4 +1,4 @@
-"""Which compilers and GPU toolkits this machine has. It runs them, so it takes a second: only an installation asks.
+"""Which compilers and GPU toolkits this machine has. It runs them, so verifying them takes a second or two.
 
 A compiler counts only if it really compiles and links a C++17 program with the standard library: a Clang without
 libstdc++ headers answers `--version` and can build nothing. An OpenMP runtime counts only if a program links with it.
@@ -24,12 +24,14 @@ _CXX17_PROGRAM = "#include <filesystem>\n#include <string>\nint main() { return 
 _OPENMP_PROGRAM = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 
 
-def probe_toolchain(environment: Mapping[str, str] | None = None) -> Toolchain:
+def probe_toolchain(environment: Mapping[str, str] | None = None, *, verify: bool = True) -> Toolchain:
     """Find compilers, GPU toolkits, CMake and Ninja.
 
     Args:
         environment: Its PATH is searched; when it names CC and CXX, they are the only compiler. Default: this
             process's.
+        verify: Build a program with each compiler. Without it, the compilers are only asked for their version, which
+            takes milliseconds; nothing is known of OpenMP then.
     """
     env = os.environ if environment is None else environment
     path = env.get("PATH", os.defpath)
@@ -40,14 +42,16 @@ def probe_toolchain(environment: Mapping[str, str] | None = None) -> Toolchain:
         real = os.path.realpath(cc)
         if real not in seen:
             seen.add(real)
-            found = _probe_compiler(cc, cxx)
+            found = _probe_compiler(cc, cxx, verify=verify)
             if isinstance(found, Compiler):
                 compilers.append(found)
             else:
                 problems.append(found)
+    accelerators = tuple(_iterate_accelerators(env, path))
     return Toolchain(
         compilers=tuple(compilers),
-        accelerators=tuple(_iterate_accelerators(env, path)),
+        accelerators=accelerators,
+        cuda_version=_cuda_version(dict(accelerators).get(Accelerator.CUDA)),
         cmake=shutil.which("cmake", path=path),
         ninja=shutil.which("ninja", path=path),
         problems=tuple(problems),
@@ -88,13 +92,21 @@ def _iterate_pairs(env: Mapping[str, str], path: str) -> Iterator[tuple[str, str
                 yield str(Path(folder, name)), cxx
 
 
-def _probe_compiler(cc: str, cxx: str) -> Compiler | str:
+def _cuda_version(nvcc: str | None) -> str | None:
+    """Return the release that nvcc says it is of: `13.0`."""
+    match = re.search(r"release (\d+\.\d+)", _run([nvcc, "--version"])[1]) if nvcc else None
+    return match[1] if match else None
+
+
+def _probe_compiler(cc: str, cxx: str, *, verify: bool) -> Compiler | str:
     """Return the compiler, or why it cannot be used."""
     code, output = _run([cc, "--version"])
     parsed = parse_compiler_version(output) if code == 0 else None
     if parsed is None:
         return f"{cc} does not say which compiler it is"
     family, version = parsed
+    if not verify:
+        return Compiler(family=family, version=version, cc=cc, cxx=cxx, openmp=None)
     code, output = _compile(cxx, _CXX17_PROGRAM, ["-std=c++17"])
     if code != 0:
         cause = next((line for line in output.splitlines() if "error" in line), output.strip() or "no message")

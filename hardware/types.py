@@ -124,11 +124,12 @@ class Compiler:
 class Toolchain:
     """What can build an engine here. `accelerators` maps a toolkit to the path of its compiler or marker.
 
-    `problems` says what was found and cannot be used, one sentence each.
+    `cuda_version` is the CUDA toolkit's (`13.0`). `problems` says what was found and cannot be used, one sentence each.
     """
 
     compilers: tuple[Compiler, ...] = ()
     accelerators: tuple[tuple[Accelerator, str], ...] = ()
+    cuda_version: str | None = None
     cmake: str | None = None
     ninja: str | None = None
     problems: tuple[str, ...] = ()

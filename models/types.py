@@ -115,7 +115,8 @@ class ModelInfo:
         state_bytes: What the layers that keep a state of fixed size in place of a KV cache take for one sequence.
         vocabulary_size: Tokens (V).
         tensor_bytes: Bytes of all tensor data.
-        tensor_types: Bytes of tensor data for each ggml type name, largest first: `(("Q4_1", 80_000_000), …)`.
+        tensor_types: Bytes of tensor data for each type, largest first: `(("Q4_1", 80_000_000), …)`; of safetensors the
+            names of their dtypes (`BF16`).
         experts: Number of experts of a mixture-of-experts model, 0 otherwise; experts_used likewise.
         expert_bytes: Bytes of the tensors of all experts, of which a token reads experts_used / experts.
         tokenizer_model: `gpt2`, `llama`, …

@@ -97,11 +97,20 @@ def test_a_c_compiler_without_its_cxx_is_none(tmp_path: Path) -> None:
     assert probe_toolchain({"PATH": str(tmp_path / "bin")}).compilers == ()
 
 
+def test_without_verification_a_compiler_is_only_asked_for_its_version(tmp_path: Path) -> None:
+    for name in ("gcc", "g++"):  # which could not build anything
+        program(tmp_path / "bin", name, 'test "$1" = --version && echo "gcc (x) 12.2.0"')
+    environment = {"PATH": str(tmp_path / "bin")}
+    assert probe_toolchain(environment).compilers == ()
+    (compiler,) = probe_toolchain(environment, verify=False).compilers
+    assert (compiler.family, compiler.version) == ("gcc", (12, 2, 0))
+
+
 def test_gpu_toolkits(tmp_path: Path) -> None:
     for home, name in (("cuda", "nvcc"), ("rocm", "hipcc"), ("vulkan", "glslc")):
         program_folder = tmp_path / home / "bin"
         program_folder.mkdir(parents=True)
-        program(program_folder, name, "true")
+        program(program_folder, name, "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
     header = tmp_path / "vulkan/include/vulkan/vulkan.h"
     header.parent.mkdir(parents=True)
     header.touch()
@@ -111,7 +120,9 @@ def test_gpu_toolkits(tmp_path: Path) -> None:
         "ROCM_PATH": str(tmp_path / "rocm"),
         "VULKAN_SDK": str(tmp_path / "vulkan"),
     }
-    found = dict(probe_toolchain(environment).accelerators)
+    toolchain = probe_toolchain(environment)
+    assert toolchain.cuda_version == "13.0"
+    found = dict(toolchain.accelerators)
     assert found[Accelerator.CUDA] == str(tmp_path / "cuda/bin/nvcc")
     assert found[Accelerator.ROCM] == str(tmp_path / "rocm/bin/hipcc")
     assert found[Accelerator.VULKAN] == str(tmp_path / "vulkan/bin/glslc")

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from folder_builder import llama_tensors  # type: ignore[import-not-found]
+from folder_builder import llama_tensors
 
 
 def llama(**changes: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from folder_builder import sketch  # type: ignore[import-not-found]
+from folder_builder import sketch
 
 from llmrun.models.types import ModelFormat
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folder_builder import TINY_CONFIG, Tensors, folder, sharded, tiny_tensors  # type: ignore[import-not-found]
-from folder_cases import WHOLE  # type: ignore[import-not-found]
-from folder_sketches import SKETCHED  # type: ignore[import-not-found]
+from folder_builder import TINY_CONFIG, Tensors, folder, sharded, tiny_tensors
+from folder_cases import WHOLE
+from folder_sketches import SKETCHED
 
 from llmrun.errors import ModelFileError
 from llmrun.models.huggingface import LocalFolder, read_folder_info

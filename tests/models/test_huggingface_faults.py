@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folder_builder import TINY_CONFIG, MemoryFolder, Tensors, folder, header_of, rows_of, sharded, tiny_tensors  # type: ignore[import-not-found]
+from folder_builder import TINY_CONFIG, MemoryFolder, Tensors, folder, header_of, rows_of, sharded, tiny_tensors
 
 from llmrun.errors import LlmrunError, ModelFileError, ModelNotFoundError, SecurityError
 from llmrun.models.huggingface import LocalFolder, read_folder_info

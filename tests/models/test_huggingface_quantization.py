@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from folder_builder import TINY_CONFIG, MemoryFolder, Tensors, folder, tiny_tensors  # type: ignore[import-not-found]
+from folder_builder import TINY_CONFIG, MemoryFolder, Tensors, folder, tiny_tensors
 
 from llmrun.errors import ModelFileError
 from llmrun.models.huggingface import read_folder_info

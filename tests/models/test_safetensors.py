@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from folder_builder import MemoryFolder, Tensors, header_of, rows_of  # type: ignore[import-not-found]
+from folder_builder import MemoryFolder, Tensors, header_of, rows_of
 
 from llmrun.errors import ModelFileError
 from llmrun.models.safetensors import MAX_TENSORS, read_safetensors_header

@@ -60,8 +60,8 @@ def row_of(kind: Any) -> dict[str, Any] | None:
 
 
 def main(path: Path) -> None:
-    import transformers  # type: ignore[import-not-found]
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES  # type: ignore[import-not-found]
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
     rows: dict[str, Any] = {}
     for name in sorted(CONFIG_MAPPING_NAMES):
