@@ -2,6 +2,9 @@
 
 The engine's process takes longer to be ready than everything this process does before it can use it, so it is started
 first. A command that turns out not to need it closes it, and it ends by itself when this process does.
+
+Where warm workers wait (`engines/warm.py`), the command most likely finds its model loaded in one of them, so that
+nothing is started: to look into their folder takes a tenth of a millisecond.
 """
 
 from typing import TYPE_CHECKING
@@ -18,6 +21,10 @@ _started: "list[WorkerClient]" = []
 def start(arguments: list[str]) -> None:
     """Start what the command line seems to ask for; it is only looked at, not parsed."""
     if arguments[:1] != ["run"] or "--help" in arguments or "-h" in arguments or len(arguments) < 2:
+        return
+    from llmrun.engines.warm_folder import has_live_worker
+
+    if has_live_worker():
         return
     from llmrun.engines.client import WorkerClient
     from llmrun.engines.types import EngineName

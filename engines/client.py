@@ -2,55 +2,32 @@
 
 The process is started before anything is known about the model, so that it imports its engine while the parent reads
 headers and renders the prompt. Whatever way it ends, the caller gets an answer or one `LlmrunError`.
+
+A worker may also be one that an earlier command left running (`engines/warm.py`): it has its model already, so that
+loading answers at once, and closing only detaches from it.
 """
 
-import contextlib
 import dataclasses
 import os
 import select
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmrun.engines import wire
-from llmrun.engines.crash import crash_error
 from llmrun.engines.types import Done, EngineName, Event, LoadPlan, SamplingOptions, Segment
-from llmrun.errors import EngineCrashedError, EngineTimeoutError, UsageError
+from llmrun.errors import EngineTimeoutError, LlmrunError, UsageError
+
+if TYPE_CHECKING:
+    from llmrun.engines.client_process import Link
+    from llmrun.engines.warm_record import WarmTarget
 
 __all__ = ["Interrupted", "WorkerClient"]
 
-_EVIDENCE_BYTES = 64 << 10
+wire.EVIDENCE_BYTES = 64 << 10
 _TIMEOUT_SECONDS = 600.0
 _CANCEL_SECONDS = 0.9
-_PASSED_ON = (
-    "PATH",
-    "HOME",
-    "USER",
-    "TMPDIR",
-    "LANG",
-    "TZ",
-    "VIRTUAL_ENV",
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "LLAMA_CPP_LIB_PATH",
-)
-_PASSED_ON_PREFIXES = (
-    "LC_",
-    "PYTHON",
-    "OMP_",
-    "KMP_",
-    "GOMP_",
-    "GGML_",
-    "CUDA_",
-    "NVIDIA_",
-    "HIP_",
-    "ROCR_",
-    "XDG_",
-    "LLMRUN_",
-)
+_KEEP_SECONDS = 3.0
 
 
 class Interrupted(Exception):
@@ -58,24 +35,48 @@ class Interrupted(Exception):
 
 
 class WorkerClient:
-    """One worker process, from its start to its end.
+    """One worker process, from its start, or from attaching to it, to its end.
 
     Attributes:
         engine: The engine that the process was started for.
         pid: Its process id, which is also its process group.
         interrupt_descriptor: When this descriptor becomes readable, waiting for an event raises `Interrupted`.
+        warm: It was left running by an earlier command, and its model is loaded.
+        phases: Seconds that each step took, as far as they are over: `spawn` (from here to the first line of the
+            worker), `import` (of the engine), `load` (of the model), or `attach` to a warm worker.
     """
 
-    def __init__(self, engine: EngineName) -> None:
+    def __init__(self, engine: EngineName, link: "Link | None" = None) -> None:
         self.engine = engine
         self._timeout = _read_timeout()
-        self._process = _start_process(engine)
-        self.pid = self._process.pid
+        self._began = time.monotonic()
+        if link is None:
+            from llmrun.engines.client_process import ProcessLink
+
+            link = ProcessLink(engine)
+        self._link: Link = link
+        self.pid = link.pid
         self._reader = wire.FrameReader()
         self._pending: list[dict[str, Any]] = []
         self._evidence = bytearray()
         self._plan: LoadPlan | None = None
+        self._loaded: int | None = None
+        self._answering = False
         self.interrupt_descriptor: int | None = None
+        self.warm = False
+        self.phases: dict[str, float] = {}
+
+    @property
+    def plan(self) -> LoadPlan | None:
+        """How the model was loaded, or is to be."""
+        return self._plan
+
+    def attached(self, plan: LoadPlan, context_length: int, seconds: float) -> None:
+        """Take over a worker that has loaded its model."""
+        self.warm = True
+        self._plan = plan
+        self._loaded = context_length
+        self.phases["attach"] = seconds
 
     def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> int:
         """Load a model and return the context length that the engine set up.
@@ -87,18 +88,22 @@ class WorkerClient:
         return self.wait_loaded(progress)
 
     def send_load(self, plan: LoadPlan) -> None:
-        """Ask for a model to be loaded, without waiting for it."""
+        """Ask for a model to be loaded, without waiting for it. A warm worker has its own already."""
+        if self._loaded is not None:
+            return
         self._plan = plan
         self._send({"request": "load", "plan": dataclasses.asdict(plan)})
 
     def wait_loaded(self, progress: Callable[[float], None] = lambda _fraction: None) -> int:
         """Wait for the answer to `send_load`."""
-        while True:
+        while self._loaded is None:
             message = self._next()
             if message["event"] == "loading":
                 progress(message["fraction"])
             elif message["event"] == "loaded":
-                return int(message["context_length"])
+                self._loaded = int(message["context_length"])
+                self.phases["load"] = float(message["seconds"])
+        return self._loaded
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """Return the token ids of a prompt."""
@@ -119,6 +124,7 @@ class WorkerClient:
 
     def send_generate(self, segments: Sequence[Segment], options: SamplingOptions) -> None:
         """Ask for an answer, without waiting for it."""
+        self._answering = True
         self._send({"request": "generate", "segments": _plain(segments), "options": dataclasses.asdict(options)})
 
     def events(self, on_prompt: Callable[[int], None] = lambda _tokens: None) -> Iterator[Event]:
@@ -129,9 +135,11 @@ class WorkerClient:
                 on_prompt(message["tokens"])
                 continue
             event = wire.decode_event(message)
-            yield event
             if isinstance(event, Done):
+                self._answering = False
+                yield event
                 return
+            yield event
 
     def cancel(self) -> Iterator[Event]:
         """Ask the engine to stop, and yield what it still says; if it does not stop within a second, end it."""
@@ -142,35 +150,64 @@ class WorkerClient:
                 message = self._next(left)
                 if message["event"] in ("delta", "notice", "done"):
                     event = wire.decode_event(message)
-                    yield event
                     if isinstance(event, Done):
+                        self._answering = False
+                        yield event
                         return
+                    yield event
         except EngineTimeoutError:
             pass
         self.kill()
 
+    def keep(self, seconds: float | None, target: "WarmTarget") -> None:
+        """Leave the worker running for the next command, and let go of it. An answer in progress is cancelled.
+
+        Args:
+            seconds: How long it waits for one; None: for ever.
+            target: What commands have to ask for to find it.
+
+        Raises:
+            LlmrunError: It cannot be kept; it is still this client's, to be closed.
+        """
+        if self._answering:
+            self._send({"request": "cancel"})
+        self._send({"request": "keep", "seconds": seconds, "target": dataclasses.asdict(target)})
+        deadline = time.monotonic() + _KEEP_SECONDS
+        while True:
+            try:
+                message = self._next(deadline - time.monotonic())
+            except LlmrunError:
+                if self._link.closed or time.monotonic() >= deadline or not self._answering:
+                    raise
+                self._answering = False  # the error that ended the answer which nobody waited for
+                continue
+            if message["event"] == "kept":
+                break
+            if message["event"] == "done":
+                self._answering = False
+        self._link.hand_over()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the worker is there and has its model, so that it can be kept."""
+        return self._loaded is not None and not self._link.closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process was ended, or let go."""
+        return self._link.closed
+
     def close(self) -> None:
-        """End the process and everything it started. Never raises, may be called again."""
-        self.kill()
+        """End the process and everything it started, or detach from a warm one. Never raises, may be called again."""
+        self._link.end()
 
     def kill(self) -> None:
-        """Kill the whole process group, and collect it."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        """Do the same: a warm worker that is deaf to the end of its connection ends by itself."""
+        self._link.end()
 
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        data = memoryview(wire.frame(message))
-        try:
-            while data:
-                data = data[self._process.stdin.write(data) or 0 :]
-        except (BrokenPipeError, ValueError):
-            return  # it is dead: the next read says why
+        if not self._link.closed:
+            self._link.send(wire.frame(message))
 
     def _next(self, seconds: float | None = None) -> dict[str, Any]:
         """Return the next message.
@@ -187,6 +224,8 @@ class WorkerClient:
                     raise wire.error_from(message)
                 if message["event"] != "ready":
                     return message
+                self.phases["spawn"] = max(0.0, message["entered"] - self._began)
+                self.phases["import"] = message["imported"] - message["entered"]
             if not self._read(deadline - time.monotonic()):
                 raise EngineTimeoutError(
                     f"{self.engine} has said nothing for {self._timeout:.0f} s",
@@ -195,44 +234,28 @@ class WorkerClient:
 
     def _read(self, seconds: float) -> bool:
         """Take in what the worker wrote within `seconds`; False if that was nothing."""
-        process = self._process
-        assert process.stdout is not None
-        assert process.stderr is not None
-        if process.stdout.closed:
-            raise crash_error(self.engine, process.returncode or 0, self.evidence, self._plan)
-        watched: list[Any] = [process.stdout, process.stderr]
-        if self.interrupt_descriptor is not None:
-            watched.append(self.interrupt_descriptor)
+        link = self._link
+        if link.closed:
+            raise link.post_mortem(self.engine, self._plan, self._evidence)
+        messages, prints = link.messages(), link.prints()
+        watched = [each for each in (messages, prints, self.interrupt_descriptor) if each is not None]
         ready, _, _ = select.select(watched, [], [], max(0.0, seconds))
         if self.interrupt_descriptor in ready:
             raise Interrupted
-        if process.stderr in ready:
-            self._evidence += os.read(process.stderr.fileno(), 1 << 16)
-            del self._evidence[:-_EVIDENCE_BYTES]
-        if process.stdout in ready:
-            data = os.read(process.stdout.fileno(), 1 << 16)
+        if prints is not None and prints in ready:
+            self._evidence += os.read(prints, 1 << 16)
+            del self._evidence[: -wire.EVIDENCE_BYTES]
+        if messages in ready:
+            try:
+                data = os.read(messages, 1 << 16)
+            except ConnectionResetError:
+                data = b""
             if not data:
-                self._bury()
+                error = link.post_mortem(self.engine, self._plan, self._evidence)
+                link.end()
+                raise error
             self._pending += self._reader.feed(data)
         return bool(ready)
-
-    def _bury(self) -> None:
-        """Raise what the end of the worker's messages means."""
-        process = self._process
-        assert process.stderr is not None
-        try:
-            status = process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            status = process.returncode
-        os.set_blocking(process.stderr.fileno(), False)
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(process.stderr.fileno(), 1 << 16):
-                self._evidence += data
-        del self._evidence[:-_EVIDENCE_BYTES]
-        error = crash_error(self.engine, status, self.evidence, self._plan)
-        self.kill()
-        raise error
 
     @property
     def evidence(self) -> str:
@@ -240,34 +263,8 @@ class WorkerClient:
         return self._evidence.decode("utf-8", "replace")
 
 
-def _start_process(engine: EngineName) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-P", "-c", f"from llmrun.engines.worker import main; main({engine.value!r})"]
-    pipe = subprocess.PIPE
-    try:
-        return subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=_environment(), start_new_session=True
-        )
-    except OSError as error:
-        raise EngineCrashedError(f"no process could be started for {engine}: {error.strerror}") from error
-
-
 def _plain(segments: Sequence[Segment]) -> list[tuple[str, bool]]:
     return [(segment.text, segment.special) for segment in segments]
-
-
-def _environment() -> dict[str, str]:
-    """Return the worker's environment: what an engine may need, and no tokens or keys."""
-    environment = {
-        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
-    }
-    environment |= {
-        "HF_HUB_OFFLINE": "1",
-        "GGML_NO_BACKTRACE": "1",
-        "VLLM_HOST_IP": "127.0.0.1",
-        "LLMRUN_PARENT": str(os.getpid()),
-        "PYTHONUNBUFFERED": "1",
-    }
-    return environment
 
 
 def _read_timeout() -> float:

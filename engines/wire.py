@@ -2,9 +2,13 @@
 
 No pickle: the worker runs native code on files from strangers, so nothing it sends may be more than data.
 
-Requests: `load` (plan), `tokenize` (segments), `generate` (segments, options), `cancel`.
-Answers: `ready`, `loading` (fraction), `loaded`, `tokens` (ids), `prompt` (token count), `delta`, `notice`, `done`,
-`error` (class, message, fix).
+Requests: `load` (plan), `tokenize` (segments), `generate` (segments, options), `cancel`, `keep` (seconds, target).
+Answers: `ready` (when the process ran and the engine was imported, on the system's monotonic clock), `loading`
+(fraction), `loaded` (context_length, seconds), `tokens` (ids), `prompt` (token count), `delta`, `notice`, `done`,
+`kept`, `error` (class, message, fix).
+
+A warm worker is greeted first, with `attach` or `stop` (protocol, version), and answers `attached`, `busy` or
+`stopping` (protocol, pid).
 """
 
 import dataclasses
@@ -26,8 +30,19 @@ from llmrun.engines.types import (
     Stats,
 )
 
-__all__ = ["FrameReader", "decode_event", "decode_plan", "decode_request", "encode_event", "error_from", "frame"]
+__all__ = [
+    "EVIDENCE_BYTES",
+    "FrameReader",
+    "decode_event",
+    "decode_plan",
+    "decode_request",
+    "encode_event",
+    "error_from",
+    "frame",
+]
 
+EVIDENCE_BYTES = 64 << 10
+"""How much is kept of what an engine prints."""
 _LIMIT_BYTES = 256 << 20
 
 

@@ -1,10 +1,12 @@
 """The child process that runs one engine: it loads a model once and answers requests until its parent goes away.
 
-It owns nothing that outlives it. Its first two file descriptors are moved aside for the messages; what native code
-prints goes to standard error, which the parent keeps as evidence. A thread reads requests, so that a request to cancel,
-or the end of the parent, is seen while the engine computes.
+It owns nothing that outlives it, unless it is asked to stay for later commands (`engines/warm_server.py`). Its first
+two file descriptors are moved aside for the messages; what native code prints goes to standard error, which the parent
+keeps as evidence. A thread reads requests, so that a request to cancel, or the end of the parent, is seen while the
+engine computes.
 """
 
+import contextlib
 import os
 import queue
 import sys
@@ -13,25 +15,32 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmrun.engines import wire
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.protocol import Engine, Session
-from llmrun.engines.types import EngineName
-from llmrun.errors import LlmrunError, NoUsableEngineError, PromptTooLongError, UsageError
+from llmrun.engines.types import EngineName, LoadPlan
+from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError, PromptTooLongError, UsageError
+
+if TYPE_CHECKING:
+    import socket
+
+    from llmrun.engines.warm_server import WarmServer
 
 __all__ = ["main"]
 
+_Reply = Callable[[bytes], object]
 _REPORT_SECONDS = 0.1
 
 
 def main(engine: str) -> None:
     """Serve requests for one engine until standard input ends."""
+    entered = time.monotonic()
     requests, replies = _take_streams()
     _die_with_parent()
-    worker = _Worker(engine, replies)
-    threading.Thread(target=worker.read_requests, args=(requests,), daemon=True).start()
+    worker = _Worker(engine, replies, entered)
+    threading.Thread(target=worker.read_parent, args=(requests,), daemon=True).start()
     worker.serve()
 
 
@@ -53,26 +62,45 @@ def make_engine(name: EngineName) -> Engine:
 
 
 class _Worker:
-    def __init__(self, engine: str, replies: BinaryIO) -> None:
+    def __init__(self, engine: str, replies: BinaryIO, entered: float) -> None:
         self._name = EngineName(engine)
-        self._replies = replies
-        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._entered = entered
+        self._reply: _Reply = replies.write  # to whoever made the request that is being answered
+        self._requests: queue.SimpleQueue[tuple[_Reply, dict[str, Any]]] = queue.SimpleQueue()
         self._cancel = Cancellation()
         self._engine: Engine | None = None
         self._session: Session | None = None
+        self._plan: LoadPlan | None = None
+        self._server: WarmServer | None = None
 
-    def read_requests(self, requests: BinaryIO) -> None:
-        """Queue requests as they come; cancel at once; leave when the parent is gone."""
+    def read_parent(self, requests: BinaryIO) -> None:
+        """Queue the parent's requests; when it is gone, go too, unless this worker is kept."""
+        self._read(partial(os.read, requests.fileno(), 1 << 16), self._reply)
+        if self._server is None:
+            os._exit(0)
+        requests.close()
+
+    def read_client(self, connection: "socket.socket") -> None:
+        """Queue the requests of a command that attached to this kept worker; when it is gone, cancel what it wanted."""
+        reply = partial(_send_if_there, connection)
+        with contextlib.suppress(OSError, EngineCrashedError):
+            self._read(partial(connection.recv, 1 << 16), reply)
+        assert self._server is not None
+        self._server.left()
+        self._cancel.request()
+        self._requests.put((reply, {"request": "detach", "connection": connection}))
+
+    def _read(self, read: Callable[[], bytes], reply: _Reply) -> None:
+        """Queue requests as they come, but cancel at once."""
         reader = wire.FrameReader()
-        descriptor = requests.fileno()
-        while data := os.read(descriptor, 1 << 16):
+        while data := read():
             for message in reader.feed(data):
                 if message["request"] == "cancel":
                     self._cancel.request()
                     continue
-                self._cancel.clear()  # here and not by the other thread: a cancel that follows must not be lost
-                self._requests.put(message)
-        os._exit(0)
+                if message["request"] != "keep":  # which may follow a cancel that has not been seen yet
+                    self._cancel.clear()  # here and not by the other thread: a cancel that follows must not be lost
+                self._requests.put((reply, message))
 
     def serve(self) -> None:
         """Answer one request after another. An error ends the request, a bug ends the process."""
@@ -80,10 +108,12 @@ class _Worker:
             "load": self._load,
             "tokenize": self._tokenize,
             "generate": self._generate,
+            "keep": self._keep,
+            "detach": self._detach,
         }
         self._guarded(self._start)
         while True:
-            message = self._requests.get()
+            self._reply, message = self._requests.get()
             self._guarded(partial(handlers[message["request"]], message))
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -100,13 +130,13 @@ class _Worker:
 
     def _start(self) -> None:
         self._engine = make_engine(self._name)
-        self._send({"event": "ready"})
+        self._send({"event": "ready", "entered": self._entered, "imported": time.monotonic()})
 
     def _load(self, message: dict[str, Any]) -> None:
         plan = wire.decode_plan(message)
         if self._engine is None:
             return  # _start has reported why
-        last_report = time.monotonic()
+        began = last_report = time.monotonic()
 
         def progress(fraction: float) -> None:
             nonlocal last_report
@@ -116,7 +146,9 @@ class _Worker:
                 self._send({"event": "loading", "fraction": fraction})
 
         self._session = self._engine.load(plan, progress)
-        self._send({"event": "loaded", "context_length": self._session.context_length})
+        self._plan = plan
+        seconds = time.monotonic() - began
+        self._send({"event": "loaded", "context_length": self._session.context_length, "seconds": seconds})
 
     def _tokenize(self, message: dict[str, Any]) -> None:
         segments, _ = wire.decode_request(message)
@@ -143,8 +175,37 @@ class _Worker:
         for event in session.generate(tokens, options, self._cancel):
             self._send(wire.encode_event(event))
 
+    def _keep(self, message: dict[str, Any]) -> None:
+        """Stay when this command ends, for so long as nobody else comes."""
+        if self._session is None or self._plan is None:
+            raise UsageError("there is nothing to keep: no model is loaded")
+        seconds = message["seconds"]
+        if self._server is None:
+            from llmrun.engines.warm_record import target_from
+            from llmrun.engines.warm_server import WarmServer
+
+            target = target_from(message["target"])
+            server = WarmServer(target, self._plan, self._session.context_length, seconds, self.read_client)
+            server.open()
+            self._server = server
+            server.idle()
+        else:
+            self._server.extend(seconds)
+        self._send({"event": "kept"})
+
+    def _detach(self, message: dict[str, Any]) -> None:
+        assert self._server is not None
+        message["connection"].close()
+        self._server.idle()
+
     def _send(self, message: dict[str, Any]) -> None:
-        self._replies.write(wire.frame(message))
+        self._reply(wire.frame(message))
+
+
+def _send_if_there(connection: "socket.socket", data: bytes) -> None:
+    """Send to a command that may have gone; whoever reads from it sees that, and cancels what it wanted."""
+    with contextlib.suppress(OSError):
+        connection.sendall(data)
 
 
 def _take_streams() -> tuple[BinaryIO, BinaryIO]:

@@ -1,0 +1,146 @@
+"""The folder in which warm workers are found: one socket and one description for each, readable by nobody else.
+
+It is `$XDG_RUNTIME_DIR/llmrun`, or `/tmp/llmrun-UID` where there is no such variable, or one that does not belong to
+this user (as after `su`). It is never below a home folder, which may be shared by several machines. With
+LLMRUN_CACHE_DIR set, or a runtime folder too deep for the name of a socket, a name derived from it is added.
+
+Others may be able to write where this folder is made, so it is used only if it is a real folder that belongs to this
+user and is closed to everybody else. Everything here is light: it is asked before `run` is even parsed.
+"""
+
+import contextlib
+import os
+import stat
+import sys
+from pathlib import Path
+from zlib import crc32
+
+from llmrun.errors import SecurityError, StorageError
+
+__all__ = ["find_names", "has_live_worker", "process_born", "runtime_folder", "runtime_path", "unix_sockets"]
+
+_LONGEST_BASE = 60
+"""A base, /llmrun-xxxxxxxx, and KEY-PID.sock stay below 104 bytes, the least that any system's sun_path has."""
+
+
+def unix_sockets() -> bool:
+    """Whether warm workers can exist here: Linux and macOS."""
+    return sys.platform.startswith("linux") or sys.platform == "darwin"
+
+
+def runtime_path() -> Path:
+    """Return the folder's path, whether it exists or not."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    marks = [os.environ.get("LLMRUN_CACHE_DIR", "")]
+    name = "llmrun"
+    if not _is_ours(base) or len(os.fsencode(base)) > _LONGEST_BASE:
+        marks.append(base if _is_ours(base) else "")
+        base, name = "/tmp", f"llmrun-{os.geteuid()}"  # noqa: S108 - what is found there is checked before it is used
+    if any(marks):
+        name += f"-{crc32(os.fsencode(chr(0).join(marks))):08x}"
+    return Path(base, name)
+
+
+def runtime_folder() -> Path:
+    """Return the folder, created with mode 0700 if it is not there.
+
+    Raises:
+        SecurityError: It is not this user's alone.
+        StorageError: It cannot be created.
+    """
+    folder = runtime_path()
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise StorageError(
+            f"cannot create the folder {folder} for warm workers: {error.strerror}",
+            fix="set XDG_RUNTIME_DIR to a folder of yours with mode 0700",
+        ) from error
+    _check(folder)
+    return folder
+
+
+def find_names() -> list[tuple[Path, int]]:
+    """Return the description file and the process id of every worker that left one; the newest last.
+
+    Raises:
+        SecurityError: The folder is not this user's alone.
+    """
+    folder = runtime_path()
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths: this is asked at every start
+    except FileNotFoundError:
+        return []
+    except OSError:
+        names = []
+    _check(folder)
+    found = []
+    for name in names:
+        key, _, pid = name.removesuffix(".json").rpartition("-")
+        if name.endswith(".json") and key and pid.isdecimal():
+            found.append((folder / name, int(pid)))
+    return found
+
+
+def has_live_worker() -> bool:
+    """Whether any warm worker seems to be there. Never raises: the command itself says what is wrong."""
+    try:
+        return any(process_born(pid) is not None for _, pid in find_names())
+    except (SecurityError, OSError):
+        return False
+
+
+def process_born(pid: int) -> int | None:
+    """Return when a process was started, in the system's own measure, or None if it is not running any more.
+
+    With its process id this names a process for good: ids are used again.
+    """
+    if sys.platform == "darwin":
+        return _born_by_psutil(pid)
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - Path would cost more than the read
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    # proc_pid_stat(5): the third field is the state (Z: dead, and not collected yet), the 22nd the start in ticks.
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _born_by_psutil(pid: int) -> int | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time() * 1000)
+    except psutil.Error:
+        return None
+
+
+def _is_ours(base: str) -> bool:
+    if not base.startswith("/"):
+        return False
+    try:
+        found = os.stat(base)  # noqa: PTH116 - as above
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def _check(folder: Path) -> None:
+    """Refuse a folder through which somebody else could pose as a worker, or reach one."""
+    try:
+        found = folder.lstat()
+    except OSError as error:
+        raise StorageError(f"cannot read the folder {folder} of warm workers: {error.strerror}") from error
+    fix = f"remove {folder}, or set XDG_RUNTIME_DIR to a folder of yours"
+    if not stat.S_ISDIR(found.st_mode):
+        raise SecurityError(f"{folder} should be a folder for warm workers and is something else", fix=fix)
+    if found.st_uid != os.geteuid():
+        raise SecurityError(f"the folder {folder} for warm workers belongs to user {found.st_uid}", fix=fix)
+    if found.st_mode & 0o077:
+        raise SecurityError(
+            f"the folder {folder} for warm workers is open to others: mode {stat.S_IMODE(found.st_mode):04o}, "
+            "wanted 0700",
+            fix=fix,
+        )

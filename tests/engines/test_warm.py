@@ -1,0 +1,483 @@
+"""Workers that outlive their command: handed over, found again, shared, and gone when they should be."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from warm_helpers import SAMPLING, Warm, ask, ended, eventually, segments, text_of, warm
+
+from llmrun.engines import warm_link
+from llmrun.engines.client import WorkerClient
+from llmrun.engines.types import Delta, EngineName, FinishReason
+from llmrun.engines.warm import attach, find_warm, list_warm, stop_idle, stop_warm
+from llmrun.engines.warm_folder import find_names, has_live_worker, process_born, runtime_folder, runtime_path
+from llmrun.engines.warm_record import WarmWorker
+from llmrun.engines.warm_server import is_short_of_memory
+from llmrun.errors import EngineCrashedError, NoUsableEngineError, SecurityError, UsageError
+from llmrun.hardware.types import MemoryInfo
+
+__all__ = ["warm"]
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_kept_worker_answers_the_next_command(warm: Warm) -> None:
+    worker = warm.kept()
+    client = warm.attached(worker)
+    assert (client.pid, client.warm, client.plan) == (worker.pid, True, warm.plan())
+    assert client.load(warm.plan()) == 4096
+    assert ask(client, "hello") == "hello"
+    assert client.tokenize(segments("ab")) == [97, 98]
+    assert set(client.phases) == {"attach"}
+
+
+def test_a_cold_start_tells_its_phases(warm: Warm) -> None:
+    warm.script(load_seconds=0.2)
+    client = warm.cold()
+    assert set(client.phases) == {"spawn", "import", "load"}
+    assert client.phases["load"] >= 0.2
+    assert 0 < sum(client.phases.values()) < 10
+
+
+def test_detaching_leaves_it_for_the_next_one(warm: Warm) -> None:
+    worker = warm.kept()
+    for text in ("one", "two", "three"):
+        client = warm.attached(worker)
+        assert ask(client, text) == text
+        client.close()
+        client.close()
+    assert process_born(worker.pid) == worker.born
+
+
+def test_twenty_commands_leak_no_descriptor(warm: Warm) -> None:
+    worker = warm.kept()
+    warm.attached(worker).close()
+    here, there = open_descriptors(), Path(f"/proc/{worker.pid}/fd")
+    assert eventually(lambda: not list_warm()[0].busy)
+    before = len(list(there.iterdir()))
+    for _ in range(20):
+        client = attach(worker)
+        assert client is not None
+        assert ask(client, "x") == "x"
+        client.close()
+    assert open_descriptors() == here
+    assert eventually(lambda: len(list(there.iterdir())) <= before)
+
+
+def test_nothing_ties_it_to_its_first_command(warm: Warm) -> None:
+    worker = warm.kept()
+    links = [str(link.readlink()) for link in Path(f"/proc/{worker.pid}/fd").glob("[012]")]
+    assert sorted(links) == sorted([os.devnull, worker.log_path, worker.log_path])
+    assert Path(f"/proc/{worker.pid}/cwd").readlink() == Path("/")
+    assert os.getsid(worker.pid) == worker.pid
+    for path, mode in ((worker.socket_path, 0o600), (worker.record_path, 0o600), (worker.log_path, 0o600)):
+        assert Path(path).stat().st_mode & 0o777 == mode
+    assert runtime_path().stat().st_mode & 0o777 == 0o700
+
+
+def test_it_survives_the_process_that_started_it(warm: Warm) -> None:
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:  # it must not return into pytest
+        try:
+            client = WorkerClient(EngineName.FAKE)
+            client.load(warm.plan())
+            client.keep(60, warm.target())
+            os.write(theirs, b"kept")
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.close(theirs)
+    assert os.read(ours, 16) == b"kept"
+    os.close(ours)
+    os.waitpid(child, 0)
+    time.sleep(0.1)
+    worker = find_warm(warm.target())
+    assert worker is not None
+    client = warm.attached(worker)
+    assert ask(client, "still here") == "still here"
+    client.close()
+    assert stop_warm(worker)
+    assert process_born(worker.pid) is None  # and collected: it was nobody's child any more
+
+
+def test_one_that_finds_it_busy_goes_elsewhere(warm: Warm) -> None:
+    worker = warm.kept()
+    first = warm.attached(worker)
+    began = time.monotonic()
+    assert attach(worker) is None
+    assert time.monotonic() - began < 0.5
+    found = find_warm(warm.target())
+    assert found is not None
+    assert found.busy
+    first.close()
+    assert ask(warm.attached(worker), "free again") == "free again"
+
+
+def test_an_idle_one_is_preferred(warm: Warm) -> None:
+    workers = [warm.cold(), warm.cold()]
+    for client in workers:
+        client.keep(60, warm.target())
+    one = find_warm(warm.target())
+    assert one is not None
+    warm.attached(one)
+    other = find_warm(warm.target())
+    assert other is not None
+    assert (other.busy, {one.pid, other.pid}) == (False, {client.pid for client in workers})
+
+
+@pytest.mark.parametrize("how", ["other option", "other file", "other environment", "other engine"])
+def test_what_is_not_the_same_is_not_found(warm: Warm, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    warm.kept(context_length=100)
+    if how == "other file":
+        other = warm.folder / "other.gguf"
+        other.write_bytes(b"weights")
+        warm.model = other
+    if how == "other environment":
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    target = warm.target(context_length=101 if how == "other option" else 100)
+    if how == "other engine":
+        from llmrun.engines.warm_record import make_target
+
+        target = make_target("some-model", warm.model, [warm.model], EngineName.LLAMA_CPP, {"context_length": 100})
+    assert find_warm(target) is None
+    assert len(list_warm()) == 1  # and it is left alone
+
+
+def test_an_answer_whose_reader_goes_is_cancelled(warm: Warm) -> None:
+    warm.script(answer="x" * 4000, token_seconds=0.02)
+    worker = warm.kept()
+    client = warm.attached(worker)
+    assert isinstance(next(client.generate(segments("hi"), SAMPLING)), Delta)
+    client.close()
+    assert eventually(lambda: not list_warm()[0].busy, 1)
+    assert isinstance(next(warm.attached(worker).generate(segments("hi"), SAMPLING)), Delta)
+
+
+def test_a_worker_in_mid_answer_can_be_kept(warm: Warm) -> None:
+    warm.script(answer="x" * 4000, token_seconds=0.02)
+    client = warm.cold()
+    events = client.generate(segments("hi"), SAMPLING)
+    next(events)
+    client.keep(60, warm.target())
+    worker = find_warm(warm.target())
+    assert worker is not None
+    assert isinstance(next(warm.attached(worker).generate(segments("hi"), SAMPLING)), Delta)
+
+
+def test_cancelling_works_as_with_a_worker_of_ones_own(warm: Warm) -> None:
+    warm.script(answer="x" * 4000, token_seconds=0.02)
+    client = warm.attached(warm.kept())
+    next(client.generate(segments("hi"), SAMPLING))
+    _, done = text_of(client.cancel())
+    assert done.finish_reason is FinishReason.CANCELLED
+    assert client.tokenize(segments("a")) == [97]
+
+
+@pytest.mark.slow
+def test_an_engine_deaf_to_the_end_of_its_client_ends(warm: Warm) -> None:
+    warm.script(answer="abc", hang_at=2)
+    worker = warm.kept()
+    client = warm.attached(worker)
+    next(client.generate(segments("hi"), SAMPLING))
+    client.close()
+    assert ended(worker, 12)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        pytest.param(signal.SIGKILL, EngineCrashedError, "killed by the system", id="kill"),
+        pytest.param(signal.SIGSEGV, EngineCrashedError, "SIGSEGV", id="segv"),
+        pytest.param(signal.SIGABRT, EngineCrashedError, "SIGABRT", id="abrt"),
+        pytest.param(signal.SIGBUS, EngineCrashedError, "SIGBUS", id="bus"),
+        pytest.param(signal.SIGILL, NoUsableEngineError, "SIGILL", id="ill"),
+    ],
+)
+def test_death_in_mid_answer_is_told_with_its_cause(
+    warm: Warm, number: signal.Signals, kind: type[Exception], said: str
+) -> None:
+    warm.script(answer="abcdef", crash_signal=int(number), crash_at=4)
+    worker = warm.kept()
+    client = warm.attached(worker)
+    got = []
+    with pytest.raises(kind, match=said):
+        got.extend(client.generate(segments("hi"), SAMPLING))
+    assert "".join(event.text for event in got if isinstance(event, Delta)) == "abc"
+    assert find_warm(warm.target()) is None
+    assert list(runtime_path().iterdir()) == []  # the next command starts anew, and has tidied up
+    assert warm.kept().pid != worker.pid
+
+
+def test_killed_from_outside_while_a_command_waits(warm: Warm) -> None:
+    warm.script(answer="x" * 4000, token_seconds=0.05)
+    worker = warm.kept()
+    client = warm.attached(worker)
+    threading.Timer(0.2, os.kill, (worker.pid, signal.SIGKILL)).start()
+    with pytest.raises(EngineCrashedError, match="SIGKILL"):
+        list(client.generate(segments("hi"), SAMPLING))
+
+
+def test_a_bug_in_an_adapter_is_told_with_its_last_line(warm: Warm) -> None:
+    warm.script(answer="abc", raise_at=2)
+    client = warm.attached(warm.kept())
+    with pytest.raises(EngineCrashedError, match="ZeroDivisionError: a bug in an adapter"):
+        list(client.generate(segments("hi"), SAMPLING))
+
+
+def test_nothing_is_kept_that_has_loaded_nothing(warm: Warm) -> None:
+    client = WorkerClient(EngineName.FAKE)
+    warm.clients.append(client)
+    with pytest.raises(UsageError, match="nothing to keep"):
+        client.keep(60, warm.target())
+    assert not client.loaded
+    assert find_names() == []
+
+
+def test_it_ends_when_nobody_comes(warm: Warm) -> None:
+    worker = warm.kept(0.5)
+    assert ended(worker, 2)
+    assert not runtime_path().exists()
+
+
+@pytest.mark.slow
+def test_use_prolongs_its_life(warm: Warm) -> None:
+    worker = warm.kept(1)
+    for _ in range(4):
+        time.sleep(0.5)
+        client = warm.attached(worker)
+        assert ask(client, "x") == "x"
+        client.close()
+    assert ended(worker, 3)
+
+
+def test_a_command_can_say_anew_how_long(warm: Warm) -> None:
+    worker = warm.kept(60)
+    client = warm.attached(worker)
+    client.keep(0.5, warm.target())
+    assert client.closed
+    assert ended(worker, 2)
+
+
+def test_forever_has_no_end(warm: Warm) -> None:
+    worker = warm.kept(None)
+    assert (worker.keep_seconds, worker.expires) == (None, None)
+
+
+@pytest.mark.parametrize("how", ["changed", "removed", "replaced"])
+def test_another_model_file_ends_it(warm: Warm, how: str) -> None:
+    worker = warm.kept(5)  # looks around ten times in that time
+    if how == "changed":
+        warm.model.write_bytes(b"other weights")
+    elif how == "removed":
+        warm.model.unlink()
+    else:
+        other = warm.folder / "other"
+        other.write_bytes(b"weights")
+        other.rename(warm.model)
+    assert attach(worker) is None
+    assert ended(worker, 2)
+
+
+def test_looking_for_a_changed_model_ends_the_worker_that_has_the_old_one(warm: Warm) -> None:
+    worker = warm.kept(600)
+    warm.model.write_bytes(b"other weights")
+    assert find_warm(warm.target()) is None
+    assert ended(worker, 1)
+
+
+def test_an_upgrade_ends_it(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    import llmrun
+
+    worker = warm.kept(600)
+    code = warm.folder / "__init__.py"
+    code.write_text("")
+    with monkeypatch.context() as changed:
+        changed.setattr(llmrun, "__file__", str(code))
+        assert find_warm(warm.target()) is None  # another installation beside it wants one of its own
+    assert find_warm(warm.target()) == worker  # and leaves this one alone
+    changed_code = replace(worker.target.install, modified_ns=1)
+    replace(worker, target=replace(worker.target, install=changed_code)).write()
+    assert find_warm(warm.target()) is None
+    assert ended(worker, 1)
+
+
+@pytest.mark.parametrize(
+    ("memory", "short"),
+    [
+        pytest.param((100, 6, None), False, id="enough"),
+        pytest.param((100, 4, None), True, id="too little"),
+        pytest.param((1000, 6, 100), False, id="enough of the limit"),
+        pytest.param((1000, 40, None), True, id="too little of all"),
+        pytest.param((0, 0, None), False, id="unknown"),
+    ],
+)
+def test_short_of_memory(memory: tuple[int, int, int | None], short: bool) -> None:
+    total, available, limit = memory
+    info = MemoryInfo(total_bytes=total, available_bytes=available, limit_bytes=limit, limit_source=None)
+    assert is_short_of_memory(info) is short
+
+
+@pytest.mark.parametrize("missing", [".json", ".sock"])
+def test_one_that_cannot_be_found_any_more_ends(warm: Warm, missing: str) -> None:
+    worker = warm.kept(5)
+    Path(worker.stem + missing).unlink()
+    assert find_warm(warm.target()) is None
+    assert ended(worker, 2)
+    assert not runtime_path().exists()
+
+
+@pytest.mark.parametrize("what", ["dead", "recycled pid", "garbage", "foreign version", "dead with a socket"])
+def test_what_dead_workers_left_is_removed(warm: Warm, what: str) -> None:
+    worker = warm.kept()
+    os.kill(worker.pid, signal.SIGKILL)
+    assert ended(worker)
+    record = Path(worker.record_path)
+    if what == "recycled pid":
+        text = record.read_text().replace(f'"pid": {worker.pid}', f'"pid": {os.getpid()}')
+        record.unlink()
+        record.with_name(f"{worker.target.mark}-{os.getpid()}.json").write_text(text)
+    elif what == "garbage":
+        record.write_text("{")
+    elif what == "foreign version":
+        record.write_text(record.read_text().replace('"protocol": 1', '"protocol": 2'))
+    elif what == "dead with a socket":
+        assert Path(worker.socket_path).is_socket()
+    assert find_warm(warm.target()) is None
+    assert list(runtime_path().glob("*.json")) == []
+
+
+def test_a_socket_without_a_listener_is_not_waited_for(warm: Warm) -> None:
+    worker = warm.kept()
+    os.kill(worker.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert attach(worker) is None
+    assert time.monotonic() - began < 1.5
+    assert stop_warm(worker, force=True)
+    assert attach(worker) is None
+
+
+def test_a_process_of_another_user_is_refused(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = warm.kept()
+    monkeypatch.setattr(warm_link, "peer_user", lambda _connection: os.geteuid() + 1)
+    with pytest.raises(SecurityError, match="belongs to user"):
+        attach(worker)
+
+
+def test_the_kernel_says_whose_process_it_is() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert warm_link.peer_user(one) == os.geteuid()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o750, 0o701])
+def test_a_folder_open_to_others_is_refused(warm: Warm, mode: int) -> None:
+    runtime_folder().chmod(mode)
+    for step in (runtime_folder, list_warm, lambda: find_warm(warm.target())):
+        with pytest.raises(SecurityError, match="open to others"):
+            step()
+    client = warm.cold()
+    with pytest.raises(SecurityError, match="open to others"):
+        client.keep(60, warm.target())
+    assert not has_live_worker()
+    assert ask(client, "the answer came before") == "the answer came before"
+
+
+def test_a_link_in_place_of_the_folder_is_refused(warm: Warm, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    runtime_path().symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SecurityError, match="something else"):
+        runtime_folder()
+
+
+def test_a_folder_of_another_user_is_refused(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = runtime_folder()
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+        changed.setattr("llmrun.engines.warm_folder.runtime_path", lambda: folder)
+        with pytest.raises(SecurityError, match="belongs to user"):
+            runtime_folder()
+
+
+def test_long_paths_still_have_room_for_a_socket(warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    monkeypatch.setenv("LLMRUN_CACHE_DIR", str(tmp_path / ("cache" * 30)))
+    worker = warm.kept()
+    assert len(worker.socket_path) < 104
+    assert ask(warm.attached(worker), "hi") == "hi"
+
+
+def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LLMRUN_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm" if os.geteuid() == 0 else str(tmp_path))
+    plain = runtime_path()
+    assert plain.name == "llmrun"
+    monkeypatch.setenv("LLMRUN_CACHE_DIR", str(tmp_path / "one"))
+    one = runtime_path()
+    monkeypatch.setenv("LLMRUN_CACHE_DIR", str(tmp_path / "two"))
+    assert len({plain, one, runtime_path()}) == 3
+    monkeypatch.delenv("LLMRUN_CACHE_DIR")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "not there"))
+    assert runtime_path() == Path(f"/tmp/llmrun-{os.geteuid()}")
+
+
+def test_stopping(warm: Warm) -> None:
+    warm.script(answer="x" * 4000, token_seconds=0.02)
+    idle, busy = warm.kept(context_length=1), warm.kept(context_length=2)
+    client = warm.attached(busy)
+    next(client.generate(segments("hi"), SAMPLING))
+    assert stop_idle() == 1
+    assert ended(idle, 0)
+    assert stop_warm(busy) is False  # it ends after its answer
+    assert process_born(busy.pid) == busy.born
+    client.close()
+    assert ended(busy, 2)
+
+
+def test_stopping_by_force_does_not_wait(warm: Warm) -> None:
+    warm.script(answer="x" * 4000, token_seconds=0.02)
+    worker = warm.kept()
+    client = warm.attached(worker)
+    events = client.generate(segments("hi"), SAMPLING)
+    next(events)
+    assert stop_warm(worker, force=True)
+    with pytest.raises(EngineCrashedError):
+        list(events)
+
+
+def test_garbage_on_the_socket_changes_nothing(warm: Warm) -> None:
+    worker = warm.kept()
+    for data in (b"", b"\xff\xff\xff\xff", b"\0\0\0\2[]", b"\0\0\0\2{}", b"\0\0\0\1{"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(worker.socket_path)
+            connection.sendall(data)
+    assert ask(warm.attached(worker), "hi") == "hi"
+
+
+def test_a_description_is_read_as_it_was_written(warm: Warm) -> None:
+    worker = warm.kept()
+    assert WarmWorker.read(Path(worker.record_path)) == worker
+    assert (worker.plan, worker.target) == (warm.plan(), warm.target())
+    assert worker.expires == worker.used + 60
+
+
+def test_looking_for_live_workers_is_quick(warm: Warm) -> None:
+    assert not has_live_worker()
+    warm.kept()
+    assert has_live_worker()
+    best = min(_seconds_to_look() for _ in range(20))
+    assert best < 0.001
+
+
+def _seconds_to_look() -> float:
+    began = time.perf_counter()
+    has_live_worker()
+    return time.perf_counter() - began
