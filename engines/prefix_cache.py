@@ -48,11 +48,14 @@ class CachedPrefix:
         tokens: All tokens of the entry, in the state's order.
         covered: How many of them the prompt begins with.
         state: The engine's state after `tokens`; writable memory, for ctypes, of which nothing reaches the file.
+        path: Its file.
+        mapped: What holds the state.
     """
 
     tokens: list[int]
     covered: int
     state: memoryview
+    path: Path
     mapped: MappedState
 
     def close(self) -> None:
@@ -64,17 +67,22 @@ class PrefixCache:
     """The entries of one model.
 
     Args:
-        folder: The cache's folder, shared by all models.
+        folder: The cache's folder, shared by all models; absolute, so that no working directory can be meant.
         model_key: Everything that a state depends on besides the tokens: the model file, the engine build, types.
         limit_bytes: How large the cache may become, all models together.
         label: A name of the model for people.
         cut_limit: States of more tokens cannot be cut back, so that an entry helps only a prompt that begins with all
             of it: 0 for recurrent models, the window of models with sliding windows; None: every state can be.
+
+    Raises:
+        ValueError: The folder is not absolute.
     """
 
     def __init__(
         self, folder: Path, model_key: str, limit_bytes: int, *, label: str = "", cut_limit: int | None = None
     ) -> None:
+        if not folder.is_absolute():
+            raise ValueError(f"the prefix cache needs an absolute folder, not {str(folder)!r}")
         self._root = folder
         self._key = key_hash(model_key)
         self._folder = folder / self._key.hex()[:32]
@@ -99,6 +107,10 @@ class PrefixCache:
             if entry := self._load(head, -negative):
                 return entry
         return None
+
+    def discard(self, entry: CachedPrefix) -> None:
+        """Remove an entry that the engine refused."""
+        _remove(entry.path)
 
     def longest_common(self, tokens: Sequence[int]) -> int:
         """Return how many tokens the entry most like `tokens` shares with it, whether or not it can be used."""
@@ -185,7 +197,9 @@ class PrefixCache:
         except OSError:
             return None
         _touch(head.path)
-        return CachedPrefix(tokens=head.tokens.tolist(), covered=covered, state=mapped.view, mapped=mapped)
+        return CachedPrefix(
+            tokens=head.tokens.tolist(), covered=covered, state=mapped.view, path=head.path, mapped=mapped
+        )
 
     def _is_own_folder(self) -> bool:
         """Return whether the model's folder is one that only this user can write, and no link."""

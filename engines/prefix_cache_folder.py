@@ -2,9 +2,13 @@
 
 All models share one limit. The least recently used entries go first: an entry's time of modification is the time of
 its last use. A process that has an entry mapped keeps its data when the name goes, so removing one harms nobody.
+
+Only files that have a name of this cache, in a folder that has one, are ever listed, and so removed: pointed at a
+folder of something else, the cache leaves that alone.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,6 +35,8 @@ FOLDER = "prefixes"
 SUFFIX = ".prefix"
 LIMIT_VARIABLE = "LLMRUN_PREFIX_CACHE_LIMIT"
 
+_MODEL_FOLDER = re.compile(r"[0-9a-f]{32}")
+_OWN_FILE = re.compile(r"[0-9a-f]{32}(?:\.prefix|\.[0-9]+\.[0-9a-f]+\.part)")
 _DEFAULT_LIMIT_BYTES = 4 << 30
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _ABANDONED_SECONDS = 600.0  # an unfinished file that is older has lost its writer
@@ -75,12 +81,12 @@ def list_files(folder: Path) -> list[StoredFile]:
     """Return every file of every model, the least recently used first. Links are listed as the links they are."""
     found = []
     for place in _children(folder):
-        if not place.is_dir(follow_symlinks=False):
+        if not _MODEL_FOLDER.fullmatch(place.name) or not place.is_dir(follow_symlinks=False):
             continue
         for entry in _children(place.path):
             with suppress(OSError):  # another process has just removed it
                 status = entry.stat(follow_symlinks=False)
-                if not entry.is_dir(follow_symlinks=False):
+                if _OWN_FILE.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False):
                     found.append(StoredFile(path=Path(entry.path), size_bytes=status.st_size, used_at=status.st_mtime))
     return sorted(found, key=lambda file: (file.used_at, file.path.name))
 
@@ -123,6 +129,8 @@ def remove_everything(folder: Path) -> tuple[int, int]:
         count += file.path.suffix == SUFFIX
         freed += file.size_bytes
     for place in _children(folder):
+        if not _MODEL_FOLDER.fullmatch(place.name):
+            continue
         with suppress(OSError):  # an entry came meanwhile, or it is a link
             Path(place.path).rmdir()
     return count, freed

@@ -304,13 +304,48 @@ def test_an_entry_in_use_can_go_without_harm(tmp_path: Path) -> None:
 def test_abandoned_parts_are_cleared_and_young_ones_are_left(cache: PrefixCache, tmp_path: Path) -> None:
     cache.store(LONG, b"x")
     folder = only_file(tmp_path).parent
-    old, young = folder / "a.1.2.part", folder / "b.1.2.part"
+    old, young = folder / f"{'a' * 32}.1.2.part", folder / f"{'b' * 32}.1.2.part"
     old.write_bytes(b"half")
     young.write_bytes(b"half")
     os.utime(old, (0, 0))
     cache.store([1] * 300, b"y")
     assert not old.exists()
     assert young.exists()
+
+
+def strangers(root: Path) -> list[Path]:
+    """Put old files of somebody else where the cache's own would be, and return them."""
+    made = []
+    for folder in ("engines", ".git", "f" * 32):
+        for name in ("HEAD", "code.py", "half.part", "an.prefix", f"{'a' * 32}.py", f"{'a' * 31}.prefix"):
+            path = root / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"not the cache's" * 1000)
+            os.utime(path, (0, 0))
+            made.append(path)
+    link = root / ".dev" / "link"
+    link.parent.mkdir()
+    link.symlink_to("..")
+    return [*made, link]
+
+
+def test_nothing_of_others_is_ever_removed(tmp_path: Path) -> None:
+    """The cache pointed at a folder full of old files of others: neither eviction nor emptying touches one of them."""
+    root = tmp_path / "project"
+    theirs = strangers(root)
+    cache = PrefixCache(root, "model", 10_000)
+    for number in range(4):
+        assert cache.store([number] * 400, bytes(3_000)) is None
+    assert cache.find([0] * 400) is None, "evicted: the limit was reached"
+    assert remove_everything(root)[0] > 0
+    assert all(path.is_symlink() or path.read_bytes() for path in theirs)
+    assert sorted(path for path in root.glob("*/*")) == sorted(theirs)
+
+
+@pytest.mark.parametrize("folder", ["", ".", "prefixes", "../prefixes"])
+def test_a_folder_that_depends_on_where_one_stands_is_refused(folder: str) -> None:
+    with pytest.raises(ValueError, match="absolute folder"):
+        PrefixCache(Path(folder), "model", LIMIT)
 
 
 def test_a_full_disk_is_a_reason_and_leaves_nothing(cache: PrefixCache, tmp_path: Path) -> None:
