@@ -13,14 +13,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.warm_folder import find_names, process_born, unix_sockets
 from llmrun.engines.warm_record import WarmTarget, WarmWorker
 
-__all__ = ["attach", "find_warm", "list_warm", "stop_idle", "stop_warm"]
+__all__ = ["attach", "find_warm", "list_warm", "resident_bytes", "select_warm", "stop_idle", "stop_warm"]
 
 _END_SECONDS = 5.0
 
@@ -69,7 +69,7 @@ def attach(worker: WarmWorker) -> WorkerClient | None:
     if answer["event"] != "attached":
         connection.close()
         return None
-    client = WorkerClient(worker.target.engine, SocketLink(worker, connection))
+    client = WorkerClient(worker.plan.engine, SocketLink(worker, connection))
     client.attached(worker.plan, int(answer["context_length"]), time.monotonic() - began)
     return client
 
@@ -92,6 +92,27 @@ def stop_warm(worker: WarmWorker, *, force: bool = False) -> bool:
     if ended:
         _remove_files(worker.record_path)
     return ended
+
+
+def select_warm(workers: Sequence[WarmWorker], text: str) -> list[WarmWorker]:
+    """Return the workers that a text means: the model as it was typed, the path of its file or folder, or a pid."""
+    path = os.path.realpath(text) if text else ""
+    return [
+        worker
+        for worker in workers
+        if text in (worker.target.reference, str(worker.pid)) or path == os.path.realpath(worker.target.path)
+    ]
+
+
+def resident_bytes(worker: WarmWorker) -> int | None:
+    """Return the main memory that a worker and the processes of its engine take, or None if that cannot be read."""
+    import psutil
+
+    try:
+        process = psutil.Process(worker.pid)
+        return sum(int(each.memory_info().rss) for each in (process, *process.children(recursive=True)))
+    except psutil.Error:
+        return None
 
 
 def stop_idle() -> int:

@@ -2,9 +2,9 @@
 
 ::
 
-    target = make_warm_target(model, selection.chosen, plan_request)   # after selection, before memory is judged
+    target = make_warm_target(model, asked_for_engine, plan_request)   # when the files are known
     worker = attach_warm(target)                                       # None: start one, with a plan that fits
-    plan = worker.plan if worker is not None else make_plan(…)
+    plan = worker.plan if worker is not None else …                    # judged only if nothing is loaded
     if worker is None:
         worker = early.take_worker(plan.engine)
     try:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["attach_warm", "keep_alive_seconds", "make_warm_target", "release", "slow_start_hint", "stop_idle"]
 
 _SLOW_SECONDS = 5.0
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|)")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(s|m|h|)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _LONGEST_SECONDS = 10 * 365 * 86_400.0
 
@@ -62,13 +62,13 @@ def keep_alive_seconds(text: str) -> float:
 
 
 def make_warm_target(
-    model: "LocalModel", engine: EngineName, request: "PlanRequest", others: Sequence[Path] = ()
+    model: "LocalModel", engine: EngineName | None, request: "PlanRequest", others: Sequence[Path] = ()
 ) -> WarmTarget | None:
     """Return what to look for, or None where no worker can be kept.
 
     Args:
         model: The model on this disk.
-        engine: The engine that was chosen for it.
+        engine: The engine that the user asked for; None: the best one.
         request: What the user asked for. Without weights (`--dry-run`) nothing is worth keeping.
         others: Other files that are loaded with it: those of a draft model.
     """
@@ -87,7 +87,7 @@ def attach_warm(target: WarmTarget | None) -> WorkerClient | None:
     if target is None:
         return None
     worker = find_warm(target)
-    return None if worker is None or worker.busy else attach(worker)
+    return None if worker is None else attach(worker)  # even if busy: it may be rid of its last client by now
 
 
 def release(worker: WorkerClient, target: WarmTarget | None, keep_seconds: float | None) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """What is written down about a warm worker, and what makes two commands want the same one.
 
 A worker fits a command if everything is equal that decides what the loaded model is: the files (by size, time and
-inode, which a new download changes), the engine and its build, what the user asked for, the processors and environment
-variables that the engine would see. Memory is left out on purpose: what fits is judged before a model is loaded, and
-this one is.
+inode, which a new download changes), what the user asked for, the engines that there are to choose from and their
+builds, the processors and environment variables that they would see. Memory is left out on purpose, and so are the
+choices that depend on it: what fits is judged before a model is loaded, and this one is.
 """
 
 import json
@@ -19,7 +19,7 @@ from zlib import crc32
 import llmrun
 from llmrun.engines.types import EngineName, LoadPlan
 
-__all__ = ["PROTOCOL", "FileIdentity", "WarmTarget", "WarmWorker", "identify", "install_identity", "make_target"]
+__all__ = ["PROTOCOL", "FileIdentity", "WarmTarget", "WarmWorker", "identify", "make_target", "target_from"]
 
 PROTOCOL = 1
 _PACKAGES = {
@@ -49,19 +49,17 @@ class WarmTarget:
 
     Attributes:
         key: Equal for two commands that can use the same worker: everything it depends on, as JSON.
-        engine: Which engine.
         reference: The model as the user typed it.
         path: Absolute path of what the engine loads.
         files: Every file that was loaded.
-        install: llmrun's own code.
+        code: llmrun's own code, and that of the engines.
     """
 
     key: str
-    engine: EngineName
     reference: str
     path: str
     files: tuple[FileIdentity, ...]
-    install: FileIdentity
+    code: tuple[FileIdentity, ...]
 
     @property
     def mark(self) -> str:
@@ -73,7 +71,10 @@ class WarmTarget:
         for file in self.files:
             if identify(file.path) != file:
                 return f"{file.path} was changed or removed"
-        return None if identify(self.install.path) == self.install else "llmrun was upgraded"
+        for file in self.code:
+            if identify(file.path) != file:
+                return f"llmrun or an engine was installed anew: {file.path}"
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,16 +155,15 @@ def target_from(document: Mapping[str, Any]) -> WarmTarget:
     """Return the target that was made plain by `asdict`."""
     return WarmTarget(
         key=document["key"],
-        engine=EngineName(document["engine"]),
         reference=document["reference"],
         path=document["path"],
         files=tuple(FileIdentity(**file) for file in document["files"]),
-        install=FileIdentity(**document["install"]),
+        code=tuple(FileIdentity(**file) for file in document["code"]),
     )
 
 
 def make_target(
-    reference: str, path: Path, files: Sequence[Path], engine: EngineName, asked: Mapping[str, Any]
+    reference: str, path: Path, files: Sequence[Path], engine: EngineName | None, asked: Mapping[str, Any]
 ) -> WarmTarget:
     """Return what a command wants.
 
@@ -171,17 +171,16 @@ def make_target(
         reference: The model as the user typed it.
         path: What the engine loads.
         files: Every file of the model, and of a draft model.
-        engine: The engine that was chosen.
+        engine: The engine that the user asked for; None: the best one.
         asked: What the user asked for, by option; plain values only.
     """
     identities = tuple(identify(file) for file in files)
-    install = install_identity()
+    code = (identify(llmrun.__file__), *_package_identities(engine))
     depends = {
         "version": llmrun.__version__,
         "protocol": PROTOCOL,
-        "install": asdict(install),
+        "code": [asdict(identity) for identity in code],
         "engine": engine,
-        "packages": [asdict(package) for package in _package_identities(engine)],
         "path": os.path.realpath(path),
         "files": [{**asdict(identity), "path": os.path.realpath(identity.path)} for identity in identities],
         "asked": dict(asked),
@@ -190,11 +189,10 @@ def make_target(
     }
     return WarmTarget(
         key=json.dumps(depends, sort_keys=True, default=str),
-        engine=engine,
         reference=reference,
         path=str(path.absolute()),
         files=identities,
-        install=install,
+        code=code,
     )
 
 
@@ -214,15 +212,11 @@ def identify(path: str | Path) -> FileIdentity:
     )
 
 
-def install_identity() -> FileIdentity:
-    """Return the identity of llmrun's own code, which an upgrade changes."""
-    return identify(Path(llmrun.__file__))
-
-
-def _package_identities(engine: EngineName) -> list[FileIdentity]:
-    """Return what a new version or build of an engine changes; nothing is imported."""
+def _package_identities(engine: EngineName | None) -> list[FileIdentity]:
+    """Return what a new version or build of an engine changes, or of any that could be chosen; nothing is imported."""
     found = [identify(sys.executable)]
-    for name in _PACKAGES.get(engine, ()):
+    every = dict.fromkeys(name for names in _PACKAGES.values() for name in names)
+    for name in every if engine is None else _PACKAGES.get(engine, ()):
         spec = PathFinder.find_spec(name)
         if spec is not None and spec.origin is not None:
             found += [identify(spec.origin), identify(Path(spec.origin).with_name("lib"))]

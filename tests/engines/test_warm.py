@@ -186,6 +186,7 @@ def test_an_engine_deaf_to_the_end_of_its_client_ends(warm: Warm) -> None:
     worker = warm.kept()
     client = warm.attached(worker)
     next(client.generate(segments("hi"), SAMPLING))
+    time.sleep(0.2)  # until it hangs
     client.close()
     assert ended(worker, 12)
 
@@ -302,8 +303,8 @@ def test_an_upgrade_ends_it(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None
         changed.setattr(llmrun, "__file__", str(code))
         assert find_warm(warm.target()) is None  # another installation beside it wants one of its own
     assert find_warm(warm.target()) == worker  # and leaves this one alone
-    changed_code = replace(worker.target.install, modified_ns=1)
-    replace(worker, target=replace(worker.target, install=changed_code)).write()
+    older = tuple(replace(file, modified_ns=1) for file in worker.target.code)
+    replace(worker, target=replace(worker.target, code=older)).write()
     assert find_warm(warm.target()) is None
     assert ended(worker, 1)
 
