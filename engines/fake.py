@@ -9,10 +9,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from llmrun.engines.cancellation import Cancellation
+from llmrun.engines.protocol import BatchEvent, BatchRequest, generate_one_by_one
 from llmrun.engines.textstream import TextStream
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, LoadPlan, SamplingOptions, Segment, Stats
 from llmrun.errors import ModelFileError, UsageError
@@ -139,6 +140,13 @@ class FakeSession:
             decode_seconds=time.perf_counter() - first,
         )
         yield Done(finish_reason=self._reason(stream, cancel, len(answer), limit, room), stats=stats)
+
+    def generate_many(
+        self, requests: Iterable[BatchRequest], parallel: int, cancel: Cancellation
+    ) -> Iterator[tuple[str, BatchEvent]]:
+        """Answer one request after another, whatever `parallel` says."""
+        del parallel
+        return generate_one_by_one(self, requests, cancel)
 
     def _answer(self, tokens: Sequence[int]) -> bytes:
         if self._script.answer_hex is not None:

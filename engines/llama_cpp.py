@@ -9,17 +9,17 @@ answer token alone. What the library defaults to and this adapter does not: n_ct
 cache for sliding-window layers, log lines on the terminal.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from llmrun.engines.cancellation import Cancellation
+from llmrun.engines.llama_cpp_answer import Answer
 from llmrun.engines.llama_cpp_context import Context, check_logits
 from llmrun.engines.llama_cpp_native import Native, load_native
 from llmrun.engines.llama_cpp_sampling import Sampler
 from llmrun.engines.llama_cpp_vocabulary import Vocabulary
-from llmrun.engines.textstream import TextStream
-from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, LoadPlan, SamplingOptions, Segment, Stats
+from llmrun.engines.protocol import BatchEvent, BatchRequest
+from llmrun.engines.types import Delta, EngineName, Event, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError
 
 __all__ = ["LlamaCppEngine", "LlamaCppSession"]
@@ -83,67 +83,42 @@ class LlamaCppSession:
 
     def generate(self, tokens: Sequence[int], options: SamplingOptions, cancel: Cancellation) -> Iterator[Event]:
         """Yield text as it is decoded, then `Done` with counts and times."""
-        answer = _FIRST_ANSWER_TOKENS if options.max_tokens is None else options.max_tokens
-        self._context.begin(len(tokens) + answer, cancel)
+        answer = Answer(self._vocabulary, len(tokens), options, self._plan.context_length)
+        room = min(answer.limit, _FIRST_ANSWER_TOKENS) if options.max_tokens is None else answer.limit
+        self._context.begin(len(tokens) + room, cancel)
         sampler = Sampler(self._api, self._vocabulary.size, tokens, options)
+        answer.begin()
         try:
-            yield from self._answer(tokens, options, sampler, cancel)
+            if self._context.prefill(tokens):
+                answer.prefilled()
+                check_logits(self._api, self._context.pointer, -1, self._vocabulary.size, self._plan.model_path)
+                yield from self._decode(sampler, answer, cancel)
         finally:
             sampler.close()
+        yield from answer.end()
 
-    def _answer(
-        self, tokens: Sequence[int], options: SamplingOptions, sampler: Sampler, cancel: Cancellation
-    ) -> Iterator[Event]:
-        started = time.perf_counter()
-        finish = None if self._context.prefill(tokens) else FinishReason.CANCELLED
-        first = last = time.perf_counter()
-        room = self._plan.context_length - len(tokens)
-        limit = room if options.max_tokens is None else min(room, options.max_tokens)
-        stream = TextStream(options.stop)
-        count = 0
-        if finish is None:
-            check_logits(self._api, self._context.pointer, self._vocabulary.size, self._plan.model_path)
-            for text in self._decode(sampler, limit, cancel):
-                count += 1
-                last = time.perf_counter()
-                first = last if count == 1 else first
-                if piece := stream.feed(text):
-                    yield Delta(text=piece)
-                if stream.stopped:
-                    break
-            finish = self._finish_reason(count, limit, room, stream, cancel)
-        if tail := stream.finish():
-            yield Delta(text=tail)
-        yield Done(
-            finish_reason=finish,
-            stats=Stats(
-                prompt_tokens=len(tokens),
-                completion_tokens=count,
-                prefill_seconds=first - started,
-                decode_seconds=last - first,
-            ),
-        )
-
-    @staticmethod
-    def _finish_reason(count: int, limit: int, room: int, stream: TextStream, cancel: Cancellation) -> FinishReason:
-        if stream.stopped:
-            return FinishReason.STOP
-        if cancel.requested:
-            return FinishReason.CANCELLED
-        if count < limit:
-            return FinishReason.STOP
-        return FinishReason.CONTEXT if limit == room else FinishReason.LENGTH
-
-    def _decode(self, sampler: Sampler, limit: int, cancel: Cancellation) -> Iterator[bytes]:
-        """Yield the bytes of one token after another until the model ends its turn, the limit, or a cancellation."""
-        context, vocabulary = self._context, self._vocabulary
-        for index in range(limit):
+    def _decode(self, sampler: Sampler, answer: Answer, cancel: Cancellation) -> Iterator[Event]:
+        """Yield the answer's text, one token after another, until it ends or is cancelled."""
+        context = self._context
+        while answer.finish is None:
             token = sampler.sample(context.pointer, -1)
-            if vocabulary.is_end(token):
+            if text := answer.add(token):
+                yield Delta(text=text)
+            if answer.finish is None and (cancel.requested or not context.step(token)):
                 return
-            yield vocabulary.token_bytes(token)
-            if cancel.requested or index + 1 == limit or not context.step(token):
-                return
+
+    def generate_many(
+        self, requests: Iterable[BatchRequest], parallel: int, cancel: Cancellation
+    ) -> Iterator[tuple[str, BatchEvent]]:
+        """Answer many prompts, up to `parallel` of them at once, in the memory that the plan has for one."""
+        from llmrun.engines.llama_cpp_parallel import ParallelDecoder
+
+        self._context.close()  # the plan has memory for one context
+        decoder = ParallelDecoder(self._native, self._model, self._plan, self._vocabulary, cancel)
+        try:
+            yield from decoder.run(requests, parallel)
+        finally:
+            decoder.close()
 
     def close(self) -> None:
         """Free the context and the weights."""

@@ -3,13 +3,34 @@
 An adapter imports its native package inside `load`, never at module level: only the worker process calls it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.types import EngineName, Event, LoadPlan, SamplingOptions, Segment
+from llmrun.errors import LlmrunError, PromptTooLongError, UsageError
 
-__all__ = ["Engine", "Session"]
+__all__ = ["BatchEvent", "BatchRequest", "Engine", "Failure", "Session", "check_prompt", "generate_one_by_one"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRequest:
+    """One of many prompts; its events carry its id."""
+
+    id: str
+    tokens: Sequence[int]
+    options: SamplingOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The end of a request that could not be answered; the others go on."""
+
+    error: LlmrunError
+
+
+BatchEvent = Event | Failure
 
 
 class Session(Protocol):
@@ -29,6 +50,15 @@ class Session(Protocol):
             ModelFileError: The logits are not finite: the weights are damaged.
         """
 
+    def generate_many(
+        self, requests: Iterable[BatchRequest], parallel: int, cancel: Cancellation
+    ) -> Iterator[tuple[str, BatchEvent]]:
+        """Answer many prompts, up to `parallel` of them at once; the events of different ids are interleaved.
+
+        Each id ends with exactly one `Done` or `Failure`. After a request to cancel, every answer that was not
+        complete ends as cancelled, whether it had begun or not.
+        """
+
     def close(self) -> None:
         """Give the memory back."""
 
@@ -45,3 +75,33 @@ class Engine(Protocol):
             ModelFileError: The library refused the file; the message carries its own words.
             NotEnoughMemoryError: The library could not allocate what the plan needs.
         """
+
+
+def check_prompt(tokens: Sequence[int], context_length: int) -> None:
+    """Refuse a prompt that leaves nothing to do or no room to do it.
+
+    Raises:
+        UsageError: It has no tokens.
+        PromptTooLongError: The context cannot hold it and one token of the answer.
+    """
+    if not tokens:
+        raise UsageError("the prompt is empty: it has no tokens", fix="give a prompt")
+    if len(tokens) >= context_length:
+        raise PromptTooLongError(
+            f"the prompt has {len(tokens):,} tokens and the context holds {context_length:,}, "
+            "of which at least one is for the answer",
+            fix="a larger --context-length, or a shorter prompt",
+        )
+
+
+def generate_one_by_one(
+    session: Session, requests: Iterable[BatchRequest], cancel: Cancellation
+) -> Iterator[tuple[str, BatchEvent]]:
+    """Answer many prompts one after another: what an engine without parallel sequences does."""
+    for request in requests:
+        try:
+            check_prompt(request.tokens, session.context_length)
+            for event in session.generate(request.tokens, request.options, cancel):
+                yield request.id, event
+        except LlmrunError as error:
+            yield request.id, Failure(error=error)
