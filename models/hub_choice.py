@@ -27,6 +27,8 @@ _QUANTIZATION = re.compile(
     re.IGNORECASE,
 )
 _NOT_A_MODEL = re.compile(r"(^|[-._/])(mmproj|imatrix|ggml-vocab)", re.IGNORECASE)
+_WEIGHTS = re.compile(r"model(-.+)?\.safetensors")
+_MAKERS_OWN = re.compile(r"consolidated.*\.safetensors")
 _FOLDER_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -101,6 +103,8 @@ def hugging_face_files(paths: Iterable[str]) -> tuple[str, ...]:
     Only the top of the repository counts, and never a pickle or code.
     """
     top = sorted(path for path in paths if "/" not in path and path.lower().endswith(_FOLDER_SUFFIXES))
+    if any(_WEIGHTS.fullmatch(path) for path in top):  # the same weights once more, as their makers use them
+        top = [path for path in top if not _MAKERS_OWN.fullmatch(path)]
     whole = "config.json" in top and any(path.endswith(".safetensors") for path in top)
     return tuple(top) if whole else ()
 

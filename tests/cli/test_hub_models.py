@@ -88,6 +88,7 @@ def test_a_hugging_face_repository_is_for_pytorch(llmrun: Run, hub: fake.FakeHub
         "parameters": 0,
         "quantization": None,
         "weights_bytes": 0,
+        "remote_code": False,
     }
     by_engine = {verdict["engine"]: verdict for verdict in document["verdicts"]}
     assert by_engine["pytorch"]["memory"]["need"]["weights_bytes"] > 0

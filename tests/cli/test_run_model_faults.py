@@ -57,11 +57,21 @@ BROKEN = [
 ]
 
 
+COMMANDS = pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(lambda path: ("run", path, "hi", "--engine", "fake"), id="run"),
+        pytest.param(lambda path: ("which-backend", path), id="which-backend"),
+    ],
+)
+
+
+@COMMANDS
 @pytest.mark.parametrize(("data", "said"), BROKEN)
-def test_broken_file(llmrun: Callable[..., Any], tmp_path: Path, data: bytes, said: str) -> None:
+def test_broken_file(llmrun: Callable[..., Any], tmp_path: Path, command: Any, data: bytes, said: str) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(data)
-    result = llmrun("run", path, "hi", "--engine", "fake")
+    result = llmrun(*command(path))
     assert result.code == 4, result.errors
     assert result.stdout == b""
     lines = result.errors.splitlines()
@@ -71,6 +81,7 @@ def test_broken_file(llmrun: Callable[..., Any], tmp_path: Path, data: bytes, sa
     assert result.seconds < 5  # a guard against hangs: it takes a fraction of a second
 
 
+@COMMANDS
 @pytest.mark.parametrize(
     ("make", "code", "said"),
     [
@@ -82,11 +93,11 @@ def test_broken_file(llmrun: Callable[..., Any], tmp_path: Path, data: bytes, sa
     ],
 )
 def test_paths_that_are_no_file(
-    llmrun: Callable[..., Any], tmp_path: Path, make: Callable[[Path], None], code: int, said: str
+    llmrun: Callable[..., Any], tmp_path: Path, command: Any, make: Callable[[Path], None], code: int, said: str
 ) -> None:
     path = tmp_path / "m.gguf"
     make(path)
-    result = llmrun("run", path, "hi", "--engine", "fake", timeout=20)
+    result = llmrun(*command(path), timeout=20)
     assert result.code == code, result.errors
     assert said in result.errors.splitlines()[0]
 

@@ -286,4 +286,7 @@ def test_a_folder_model_is_its_top_files_without_pickles_and_code() -> None:
     names = ["config.json", "model.safetensors", "x.py", "a/config.json", "pytorch_model.bin", "tokenizer.model"]
     assert hugging_face_files(names) == ("config.json", "model.safetensors", "tokenizer.model")
     assert hugging_face_files(["config.json", "pytorch_model.bin"]) == ()
+    twice = ["config.json", "consolidated.safetensors", "model-00001-of-00001.safetensors"]
+    assert hugging_face_files(twice) == ("config.json", "model-00001-of-00001.safetensors")
+    assert hugging_face_files(twice[:2]) == ("config.json", "consolidated.safetensors")
     assert gguf_sets(names) == ()
