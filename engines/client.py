@@ -11,7 +11,7 @@ import dataclasses
 import os
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmrun.engines import wire
@@ -141,20 +141,59 @@ class WorkerClient:
                 return
             yield event
 
+    def generate_many(
+        self, requests: Iterable[tuple[str, Sequence[Segment], SamplingOptions]], parallel: int
+    ) -> Iterator[tuple[str, Event | LlmrunError]]:
+        """Answer many prompts, up to `parallel` at once; the events of different ids are interleaved.
+
+        Args:
+            requests: An id, the prompt and the options of each.
+            parallel: How many answers are written at the same time, if the engine can do that.
+
+        Yields:
+            An id with its next event. Each id ends with `Done`, or with the error that kept it from being answered.
+        """
+        self._answering = True
+        plain = [
+            {"id": name, "segments": _plain(segments), "options": dataclasses.asdict(options)}
+            for name, segments, options in requests
+        ]
+        self._send({"request": "generate_many", "parallel": parallel, "requests": plain})
+        yield from self.events_of_many()
+
+    def events_of_many(self) -> Iterator[tuple[str, Event | LlmrunError]]:
+        """Yield the events of the answers that were asked for."""
+        while (message := self._next())["event"] != "complete":
+            if "id" in message:
+                yield str(message["id"]), _event_or_error(message)
+        self._answering = False
+
     def cancel(self) -> Iterator[Event]:
         """Ask the engine to stop, and yield what it still says; if it does not stop within a second, end it."""
+        for message in self._cancel():
+            if message["event"] in ("delta", "notice", "done"):
+                event = wire.decode_event(message)
+                self._answering = not isinstance(event, Done)
+                yield event
+                if isinstance(event, Done):
+                    return
+
+    def cancel_many(self) -> Iterator[tuple[str, Event | LlmrunError]]:
+        """Do the same to many answers; each of them still ends with an event of its own, if the engine can hear."""
+        for message in self._cancel():
+            if message["event"] == "complete":
+                self._answering = False
+                return
+            if "id" in message:
+                yield str(message["id"]), _event_or_error(message)
+
+    def _cancel(self) -> Iterator[dict[str, Any]]:
+        """Yield what the engine says within a second of being asked to stop, and end it if it goes on."""
         self._send({"request": "cancel"})
         deadline = time.monotonic() + _CANCEL_SECONDS
         try:
             while (left := deadline - time.monotonic()) > 0:
-                message = self._next(left)
-                if message["event"] in ("delta", "notice", "done"):
-                    event = wire.decode_event(message)
-                    if isinstance(event, Done):
-                        self._answering = False
-                        yield event
-                        return
-                    yield event
+                yield self._next(left)
         except EngineTimeoutError:
             pass
         self.kill()
@@ -174,16 +213,16 @@ class WorkerClient:
         self._send({"request": "keep", "seconds": seconds, "target": dataclasses.asdict(target)})
         deadline = time.monotonic() + _KEEP_SECONDS
         while True:
+            of_answer = self._answering
             try:
                 message = self._next(deadline - time.monotonic())
             except LlmrunError:
-                if self._link.closed or time.monotonic() >= deadline or not self._answering:
+                if self._link.closed or time.monotonic() >= deadline or not of_answer:
                     raise
-                self._answering = False  # the error that ended the answer which nobody waited for
-                continue
+                continue  # it ended the answer, which nobody waits for any more
             if message["event"] == "kept":
                 break
-            if message["event"] == "done":
+            if message["event"] in ("done", "complete") and "id" not in message:
                 self._answering = False
         self._link.hand_over()
 
@@ -221,6 +260,7 @@ class WorkerClient:
             while self._pending:
                 message = self._pending.pop(0)
                 if message["event"] == "error":
+                    self._answering = False
                     raise wire.error_from(message)
                 if message["event"] != "ready":
                     return message
@@ -261,6 +301,10 @@ class WorkerClient:
     def evidence(self) -> str:
         """The last that the process printed."""
         return self._evidence.decode("utf-8", "replace")
+
+
+def _event_or_error(message: dict[str, Any]) -> Event | LlmrunError:
+    return wire.error_from(message) if message["event"] == "failed" else wire.decode_event(message)
 
 
 def _plain(segments: Sequence[Segment]) -> list[tuple[str, bool]]:

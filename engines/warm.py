@@ -152,8 +152,8 @@ def _living() -> Iterator[WarmWorker]:
             if Path(worker.socket_path).is_socket():
                 yield worker
                 continue
-        elif worker is None and process_born(pid) is not None and path.exists():
-            continue  # another version's, which this one does not understand
+        elif worker is None and process_born(pid) is not None:
+            continue  # not written yet, or by another version, which this one does not understand
         _remove_files(path)
 
 

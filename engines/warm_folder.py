@@ -62,7 +62,7 @@ def runtime_folder() -> Path:
 
 
 def find_names() -> list[tuple[Path, int]]:
-    """Return the description file and the process id of every worker that left one; the newest last.
+    """Return, for every worker that left anything here, where its description is or was, and its process id.
 
     Raises:
         SecurityError: The folder is not this user's alone.
@@ -75,12 +75,13 @@ def find_names() -> list[tuple[Path, int]]:
     except OSError:
         names = []
     _check(folder)
-    found = []
+    found = {}
     for name in names:
-        key, _, pid = name.removesuffix(".json").rpartition("-")
-        if name.endswith(".json") and key and pid.isdecimal():
-            found.append((folder / name, int(pid)))
-    return found
+        stem = name.partition(".")[0]
+        mark, _, pid = stem.rpartition("-")
+        if mark and pid.isdecimal():
+            found[folder / f"{stem}.json"] = int(pid)
+    return list(found.items())
 
 
 def has_live_worker() -> bool:

@@ -15,7 +15,6 @@ import time
 from typing import Any
 
 from llmrun.engines import wire
-from llmrun.engines.crash import crash_error
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.engines.warm_folder import process_born
 from llmrun.engines.warm_record import PROTOCOL, WarmWorker
@@ -131,6 +130,8 @@ class SocketLink:
         The worker is not this process's child, so nobody can be asked for its exit status. What it printed last says
         by which signal it died, and if it printed nothing it was killed from outside.
         """
+        from llmrun.engines.crash import crash_error
+
         deadline = time.monotonic() + _DEATH_SECONDS
         while (alive := process_born(self.pid) == self._worker.born) and time.monotonic() < deadline:
             time.sleep(0.01)

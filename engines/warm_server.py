@@ -138,6 +138,11 @@ class WarmServer:
         with contextlib.suppress(BlockingIOError):
             self._waker.send(b"!")
 
+    def close(self) -> None:
+        """Close the descriptors; who listens for ever has no need of it."""
+        for each in (self._listener, self._wake, self._waker):
+            each.close()
+
     def _run(self) -> None:
         try:
             while self._why_end() is None:

@@ -2,10 +2,12 @@
 
 No pickle: the worker runs native code on files from strangers, so nothing it sends may be more than data.
 
-Requests: `load` (plan), `tokenize` (segments), `generate` (segments, options), `cancel`, `keep` (seconds, target).
+Requests: `load` (plan), `tokenize` (segments), `generate` (segments, options), `generate_many` (parallel, requests: id,
+segments, options of each), `cancel`, `keep` (seconds, target).
 Answers: `ready` (when the process ran and the engine was imported, on the system's monotonic clock), `loading`
 (fraction), `loaded` (context_length, seconds), `tokens` (ids), `prompt` (token count), `delta`, `notice`, `done`,
-`kept`, `error` (class, message, fix).
+`kept`, `error` (class, message, fix). To `generate_many`: `delta`, `notice`, `done` and `failed` (class, message, fix),
+each with the id of its request, then `complete`.
 
 A warm worker is greeted first, with `attach` or `stop` (protocol, version), and answers `attached`, `busy` or
 `stopping` (protocol, pid).
@@ -36,6 +38,7 @@ __all__ = [
     "decode_event",
     "decode_plan",
     "decode_request",
+    "encode_error",
     "encode_event",
     "error_from",
     "frame",
@@ -114,6 +117,11 @@ def decode_request(message: dict[str, Any]) -> tuple[list[Segment], SamplingOpti
     if options is None:
         return segments, None
     return segments, SamplingOptions(**{**options, "stop": tuple(options["stop"])})
+
+
+def encode_error(error: errors.LlmrunError) -> dict[str, Any]:
+    """Return the parts of a message that say what went wrong."""
+    return {"class": type(error).__name__, "message": error.message, "fix": error.fix}
 
 
 def error_from(message: dict[str, Any]) -> errors.LlmrunError:

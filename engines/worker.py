@@ -12,16 +12,15 @@ import queue
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmrun.engines import wire
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.protocol import Engine, Session
+from llmrun.engines.protocol import BatchRequest, Engine, Failure, Session, check_prompt
 from llmrun.engines.types import EngineName, LoadPlan
-from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError, PromptTooLongError, UsageError
+from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError, UsageError
 
 if TYPE_CHECKING:
     import socket
@@ -108,6 +107,7 @@ class _Worker:
             "load": self._load,
             "tokenize": self._tokenize,
             "generate": self._generate,
+            "generate_many": self._generate_many,
             "keep": self._keep,
             "detach": self._detach,
         }
@@ -120,10 +120,12 @@ class _Worker:
         try:
             step()
         except LlmrunError as error:
-            self._send({"event": "error", "class": type(error).__name__, "message": error.message, "fix": error.fix})
+            self._send({"event": "error", **wire.encode_error(error)})
         except BrokenPipeError:
             os._exit(0)
         except BaseException:  # noqa: BLE001 - a bug in an adapter: its traceback is the evidence
+            import traceback
+
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
@@ -164,16 +166,30 @@ class _Worker:
             raise UsageError("a generate request came without sampling options")
         tokens = session.tokenize(segments)
         self._send({"event": "prompt", "tokens": len(tokens)})
-        if not tokens:
-            raise UsageError("the prompt is empty: it has no tokens", fix="give a prompt")
-        if len(tokens) >= session.context_length:
-            raise PromptTooLongError(
-                f"the prompt has {len(tokens):,} tokens and the context holds {session.context_length:,}, "
-                "of which at least one is for the answer",
-                fix="a larger --context-length, or a shorter prompt",
-            )
+        check_prompt(tokens, session.context_length)
         for event in session.generate(tokens, options, self._cancel):
             self._send(wire.encode_event(event))
+
+    def _generate_many(self, message: dict[str, Any]) -> None:
+        session = self._session
+        if session is None:
+            return  # _load has reported why
+        requests = self._batch(session, message["requests"])
+        for name, event in session.generate_many(requests, int(message["parallel"]), self._cancel):
+            if isinstance(event, Failure):
+                self._send({"event": "failed", "id": name, **wire.encode_error(event.error)})
+            else:
+                self._send({**wire.encode_event(event), "id": name})
+        self._send({"event": "complete"})
+
+    @staticmethod
+    def _batch(session: Session, requests: Iterable[dict[str, Any]]) -> Iterator[BatchRequest]:
+        """Tokenize each prompt when its turn comes: nobody waits for those of the others."""
+        for request in requests:
+            segments, options = wire.decode_request(request)
+            if options is None:
+                raise UsageError("a generate request came without sampling options")
+            yield BatchRequest(id=request["id"], tokens=session.tokenize(segments), options=options)
 
     def _keep(self, message: dict[str, Any]) -> None:
         """Stay when this command ends, for so long as nobody else comes."""

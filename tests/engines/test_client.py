@@ -191,3 +191,43 @@ def test_no_token_or_key_reaches_the_worker(start: Start, monkeypatch: pytest.Mo
     environment = Path(f"/proc/{client.pid}/environ").read_bytes()
     assert b"secret" not in environment
     assert b"HF_HUB_OFFLINE=1" in environment
+
+
+def test_many_prompts_each_with_an_end_of_its_own(start: Start) -> None:
+    client = start()
+    client.load(plan(context_length=10))
+    requests = [("a", prompt("one"), options()), ("b", prompt("x" * 11), options()), ("c", prompt("two"), options())]
+    texts: dict[str, str] = {}
+    ends: dict[str, object] = {}
+    for name, event in client.generate_many(requests, 2):
+        if isinstance(event, Delta):
+            texts[name] = texts.get(name, "") + event.text
+        else:
+            assert name not in ends
+            ends[name] = event
+    assert texts == {"a": "one", "c": "two"}
+    assert isinstance(ends["b"], PromptTooLongError)
+    assert "11 tokens" in ends["b"].message
+    assert isinstance(ends["a"], Done)
+    assert ends["a"].stats.prompt_tokens == 3
+    assert set(ends) == {"a", "b", "c"}
+    assert list(client.generate_many([], 4)) == []
+    assert client.tokenize(prompt("a")) == [97]
+
+
+def test_cancelling_many_ends_each(start: Start) -> None:
+    client = start(answer="x" * 1000, token_seconds=0.02)
+    client.load(plan())
+    events = client.generate_many([(name, prompt(), options()) for name in "abc"], 2)
+    assert isinstance(next(events)[1], Delta)
+    ends = {name: event for name, event in client.cancel_many() if isinstance(event, Done)}
+    assert set(ends) == {"a", "b", "c"}
+    assert {end.finish_reason for end in ends.values()} == {FinishReason.CANCELLED}
+    assert client.tokenize(prompt("a")) == [97]
+
+
+def test_a_crash_ends_many_with_one_error(start: Start) -> None:
+    client = start(answer="abcdef", crash_signal=int(signal.SIGSEGV), crash_at=4)
+    client.load(plan())
+    with pytest.raises(EngineCrashedError, match="SIGSEGV"):
+        list(client.generate_many([("a", prompt(), options()), ("b", prompt(), options())], 2))

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -17,7 +19,7 @@ from llmrun.engines.types import Delta, EngineName, FinishReason
 from llmrun.engines.warm import attach, find_warm, list_warm, stop_idle, stop_warm
 from llmrun.engines.warm_folder import find_names, has_live_worker, process_born, runtime_folder, runtime_path
 from llmrun.engines.warm_record import WarmWorker
-from llmrun.engines.warm_server import is_short_of_memory
+from llmrun.engines.warm_server import WarmServer, is_short_of_memory
 from llmrun.errors import EngineCrashedError, NoUsableEngineError, SecurityError, UsageError
 from llmrun.hardware.types import MemoryInfo
 
@@ -83,28 +85,26 @@ def test_nothing_ties_it_to_its_first_command(warm: Warm) -> None:
 
 
 def test_it_survives_the_process_that_started_it(warm: Warm) -> None:
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:  # it must not return into pytest
-        try:
-            client = WorkerClient(EngineName.FAKE)
-            client.load(warm.plan())
-            client.keep(60, warm.target())
-            os.write(theirs, b"kept")
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.close(theirs)
-    assert os.read(ours, 16) == b"kept"
-    os.close(ours)
-    os.waitpid(child, 0)
-    time.sleep(0.1)
+    code = f"""
+import os
+from pathlib import Path
+from llmrun.engines.client import WorkerClient
+from llmrun.engines.types import EngineName, LoadPlan
+from llmrun.engines.warm_record import make_target
+client, path = WorkerClient(EngineName.FAKE), Path({str(warm.model)!r})
+client.load(LoadPlan(engine=EngineName.FAKE, model_path=str(path), context_length=4096, threads=1))
+client.keep(60, make_target("some-model", path, [path], EngineName.FAKE, {{}}))
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     worker = find_warm(warm.target())
     assert worker is not None
     client = warm.attached(worker)
     assert ask(client, "still here") == "still here"
     client.close()
     assert stop_warm(worker)
-    assert process_born(worker.pid) is None  # and collected: it was nobody's child any more
+    assert process_born(worker.pid) is None
 
 
 def test_one_that_finds_it_busy_goes_elsewhere(warm: Warm) -> None:
@@ -325,6 +325,24 @@ def test_short_of_memory(memory: tuple[int, int, int | None], short: bool) -> No
     assert is_short_of_memory(info) is short
 
 
+@pytest.mark.parametrize(
+    ("available", "reason"), [pytest.param(60, None, id="enough"), pytest.param(40, "short of memory", id="short")]
+)
+def test_it_gives_its_memory_back_when_others_need_it(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch, available: int, reason: str | None
+) -> None:
+    memory = MemoryInfo(total_bytes=1000, available_bytes=available, limit_bytes=None, limit_source=None)
+    server = WarmServer(warm.target(), warm.plan(), 4096, 600, lambda _connection: None, lambda: memory)
+    monkeypatch.setattr(server, "_change", lambda: None)
+    server._checked = -1000.0
+    assert server._why_end() is None  # not while it is busy
+    server.idle()
+    server._checked = -1000.0
+    assert server._why_end() == reason
+    server._remove_files()
+    server.close()
+
+
 @pytest.mark.parametrize("missing", [".json", ".sock"])
 def test_one_that_cannot_be_found_any_more_ends(warm: Warm, missing: str) -> None:
     worker = warm.kept(5)
@@ -334,7 +352,7 @@ def test_one_that_cannot_be_found_any_more_ends(warm: Warm, missing: str) -> Non
     assert not runtime_path().exists()
 
 
-@pytest.mark.parametrize("what", ["dead", "recycled pid", "garbage", "foreign version", "dead with a socket"])
+@pytest.mark.parametrize("what", ["dead", "recycled pid", "garbage", "foreign version", "no description"])
 def test_what_dead_workers_left_is_removed(warm: Warm, what: str) -> None:
     worker = warm.kept()
     os.kill(worker.pid, signal.SIGKILL)
@@ -348,10 +366,14 @@ def test_what_dead_workers_left_is_removed(warm: Warm, what: str) -> None:
         record.write_text("{")
     elif what == "foreign version":
         record.write_text(record.read_text().replace('"protocol": 1', '"protocol": 2'))
-    elif what == "dead with a socket":
+    elif what == "no description":
+        record.unlink()
+    else:
         assert Path(worker.socket_path).is_socket()
     assert find_warm(warm.target()) is None
-    assert list(runtime_path().glob("*.json")) == []
+    left = {path.name for path in runtime_path().iterdir()}
+    # A new owner of the process id only lends its name: what belongs to the dead one is found under the old name.
+    assert left == set()
 
 
 def test_a_socket_without_a_listener_is_not_waited_for(warm: Warm) -> None:

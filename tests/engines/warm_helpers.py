@@ -119,7 +119,7 @@ def kill_all(made: Warm) -> None:
     with contextlib.suppress(Exception):
         pids |= {pid for _, pid in find_names()}
     for pid in pids:
-        if process_born(pid) is not None:
+        if pid != os.getpid() and process_born(pid) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
             assert eventually(lambda pid=pid: process_born(pid) is None)  # type: ignore[misc]
