@@ -16,10 +16,11 @@ from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp_answer import Answer
 from llmrun.engines.llama_cpp_context import Context, check_logits
 from llmrun.engines.llama_cpp_native import Native, load_native
+from llmrun.engines.llama_cpp_prefix import DiskPrefix
 from llmrun.engines.llama_cpp_sampling import Sampler
 from llmrun.engines.llama_cpp_vocabulary import Vocabulary
 from llmrun.engines.protocol import BatchEvent, BatchRequest
-from llmrun.engines.types import Delta, EngineName, Event, LoadPlan, SamplingOptions, Segment
+from llmrun.engines.types import Delta, Done, EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
 from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError
 
 __all__ = ["LlamaCppEngine", "LlamaCppSession"]
@@ -71,6 +72,7 @@ class LlamaCppSession:
         self._plan = plan
         self._vocabulary = Vocabulary(native, model)
         self._context = Context(native, model, plan)
+        self._disk = DiskPrefix(native, model, plan)
 
     @property
     def context_length(self) -> int:
@@ -85,17 +87,21 @@ class LlamaCppSession:
         """Yield text as it is decoded, then `Done` with counts and times."""
         answer = Answer(self._vocabulary, len(tokens), options, self._plan.context_length)
         room = min(answer.limit, _FIRST_ANSWER_TOKENS) if options.max_tokens is None else answer.limit
-        self._context.begin(len(tokens) + room, cancel)
+        self._context.begin(max(len(tokens) + room, self._disk.look(tokens, self._context.processed)), cancel)
         sampler = Sampler(self._api, self._vocabulary.size, tokens, options)
-        answer.begin()
+        answer.begin(self._disk.look_seconds)
         try:
-            if self._context.prefill(tokens):
+            if self._disk.prefill(self._context, tokens, cancel):
                 answer.prefilled()
+                answer.cached_tokens = self._disk.reused_tokens
                 check_logits(self._api, self._context.pointer, -1, self._vocabulary.size, self._plan.model_path)
                 yield from self._decode(sampler, answer, cancel)
         finally:
             sampler.close()
-        yield from answer.end()
+        for event in answer.end():
+            if isinstance(event, Done):
+                yield from (Notice(text=problem) for problem in self._disk.finish(cancel))
+            yield event
 
     def _decode(self, sampler: Sampler, answer: Answer, cancel: Cancellation) -> Iterator[Event]:
         """Yield the answer's text, one token after another, until it ends or is cancelled."""
@@ -104,6 +110,7 @@ class LlamaCppSession:
             token = sampler.sample(context.pointer, -1)
             if text := answer.add(token):
                 yield Delta(text=text)
+            self._disk.keep(context)
             if answer.finish is None and (cancel.requested or not context.step(token)):
                 return
 
