@@ -6,6 +6,7 @@ answers never use.
 """
 
 import ctypes
+import time
 from array import array
 from collections.abc import Sequence
 from math import isfinite
@@ -13,6 +14,7 @@ from typing import Any
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp_native import Native
+from llmrun.engines.llama_cpp_threads import DecodeThreads
 from llmrun.engines.types import LoadPlan
 from llmrun.errors import EngineCrashedError, ModelFileError, NotEnoughMemoryError
 
@@ -41,6 +43,8 @@ class Context:
         self._cells = 0  # tokens that the present context holds
         self._cancel = Cancellation()
         self._one = (ctypes.c_int32 * 1)()
+        self._threads = DecodeThreads(native.api, plan)
+        self._is_answering = False
 
     def begin(self, tokens: int, cancel: Cancellation) -> None:
         """See that there is room for `tokens` and that `cancel` ends a running batch."""
@@ -88,6 +92,7 @@ class Context:
     def process(self, tokens: Sequence[int]) -> bool:
         """Run at most a micro-batch of tokens, with the logits of the last one; False if it was cancelled."""
         buffer = (ctypes.c_int32 * len(tokens))(*tokens)
+        self._is_answering = False
         if not run_batch(self._native, self.pointer, self._api.llama_batch_get_one(buffer, len(tokens))):
             return False
         self.processed += tokens
@@ -97,9 +102,14 @@ class Context:
         """Run one token of the answer, growing the context if it is full; False if it was cancelled."""
         if len(self.processed) >= self._cells:
             self.make_room(2 * self._cells)
+        if not self._is_answering:
+            self._threads.begin(self.pointer)
+            self._is_answering = True
         self._one[0] = token
+        began = time.perf_counter()
         if not run_batch(self._native, self.pointer, self._api.llama_batch_get_one(self._one, 1)):
             return False
+        self._threads.observe(self.pointer, time.perf_counter() - began)
         self.processed.append(token)
         return True
 
@@ -114,6 +124,7 @@ class Context:
         self.pointer = new_context(self._native, self._model, self._plan, cells)
         self._cells = cells
         self._watch_cancellation()
+        self._threads.apply(self.pointer)
         if state is not None:
             self._api.llama_state_seq_set_data(self.pointer, state, len(state), 0)
 

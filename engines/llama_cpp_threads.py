@@ -1,0 +1,57 @@
+"""The number of threads that a llama.cpp context decodes with, kept at what the tuner finds fastest."""
+
+import threading
+from typing import Any
+
+from llmrun.engines.thread_tuner import ThreadTuner
+from llmrun.engines.thread_waiting import ThreadWaiting
+from llmrun.engines.types import LoadPlan
+
+__all__ = ["DecodeThreads"]
+
+
+class DecodeThreads:
+    """Watches the single tokens of one session. The prefill keeps all threads: its large pieces can be shared out."""
+
+    def __init__(self, api: Any, plan: LoadPlan) -> None:
+        self._api = api
+        self._most = plan.threads
+        self._waiting: ThreadWaiting | None = None
+        self._tuner: ThreadTuner | None = None
+        self._is_used = plan.gpu_layers == 0 and plan.threads > 1  # with layers on a GPU, decoding does not wait here
+        self._set = plan.threads
+        self._reader = 0  # the thread whose point of view `_waiting` has
+
+    def begin(self, context: Any) -> None:
+        """Begin an answer, after its prompt has been processed: by then the library has started its threads."""
+        if not self._is_used:
+            return
+        if self._tuner is None or self._reader != threading.get_native_id():
+            self._make_tuner()
+        if self._waiting is not None:
+            self._waiting.refresh()
+        assert self._tuner is not None
+        self._tuner.restart()
+        self._apply(context, self._tuner.threads)
+
+    def observe(self, context: Any, seconds: float) -> None:
+        """Take in how long a token took."""
+        if self._tuner is not None:
+            threads = self._tuner.observe(seconds)
+            if threads != self._set:
+                self._apply(context, threads)
+
+    def apply(self, context: Any) -> None:
+        """Give a new context the number that the last one had."""
+        self._apply(context, self._set)
+
+    def _apply(self, context: Any, threads: int) -> None:
+        self._set = threads
+        self._api.llama_set_n_threads(context, threads, self._most)
+
+    def _make_tuner(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+        self._waiting = ThreadWaiting() if ThreadWaiting.available() else None
+        self._tuner = ThreadTuner(self._most, self._waiting)
+        self._reader = threading.get_native_id()
