@@ -18,7 +18,8 @@ class DecodeThreads:
         self._most = plan.threads
         self._waiting: ThreadWaiting | None = None
         self._tuner: ThreadTuner | None = None
-        self._is_used = plan.gpu_layers == 0 and plan.threads > 1  # with layers on a GPU, decoding does not wait here
+        # With layers on a GPU, decoding does not wait for threads.
+        self._is_used = plan.gpu_layers == 0 and plan.threads > 1 and not plan.threads_are_fixed
         self._set = plan.threads
         self._reader = 0  # the thread whose point of view `_waiting` has
 

@@ -45,6 +45,8 @@ class LoadPlan:
         context_is_fixed: The user asked for exactly this context length; otherwise an engine may start with a
             smaller one, and grow up to it.
         threads: CPU threads for compute.
+        threads_are_fixed: Always use exactly so many; otherwise an engine may decode with fewer while other programs
+            keep cores busy. In a long context, the last bits of a result depend on the number.
         gpu_layers: Layers to put on the GPU; -1 for all.
         kv_type: Type of the KV cache: `f16`, `q8_0` or `q4_0`.
         batch_tokens: Largest micro-batch of the prefill.
@@ -61,6 +63,7 @@ class LoadPlan:
     context_length: int
     context_is_fixed: bool = False
     threads: int
+    threads_are_fixed: bool = False
     gpu_layers: int = 0
     kv_type: str = "f16"
     batch_tokens: int = 512
