@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmrun.cli.models_cache import cache_app
 from llmrun.cli.options import JsonOutput, Offline, Quiet
 from llmrun.cli.output import inert, report_line, write_json, write_out
 
@@ -27,6 +28,7 @@ MODEL is a name of the catalogue   smollm2-135m-instruct, llama-2-chat:13b-q5_k_
 """
 
 models_app = typer.Typer(name="models", help=_HELP, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+models_app.add_typer(cache_app)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Which model; `llmrun models --help` shows the forms.")]
 

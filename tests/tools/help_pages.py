@@ -19,6 +19,9 @@ PAGES = (
     ("models", "pull"),
     ("models", "show"),
     ("models", "rm"),
+    ("models", "cache"),
+    ("models", "cache", "show"),
+    ("models", "cache", "clear"),
     ("install",),
 )
 HEAD = "# Help pages\n\nWritten by `make docs` from the program itself; `make check` sees that they are up to date.\n"
