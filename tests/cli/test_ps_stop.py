@@ -11,6 +11,7 @@ import pytest
 import typer
 from warm_helpers import SAMPLING, Warm, ended, segments, warm
 
+from llmrun.cli import early
 from llmrun.cli.ps import document, ps, table
 from llmrun.cli.stop import stop
 from llmrun.engines.types import EngineName, LoadPlan
@@ -167,8 +168,6 @@ def test_both_are_commands(warm: Warm) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_no_worker_is_started_early_where_one_waits(warm: Warm, there: bool) -> None:
-    from llmrun.cli import early
-
     if there:
         warm.kept()
     early.start(["run", "some-model", "hi", "--engine", "fake"])
@@ -180,9 +179,23 @@ def test_no_worker_is_started_early_where_one_waits(warm: Warm, there: bool) -> 
 
 
 def test_a_runtime_folder_that_cannot_be_used_stops_nothing_early(warm: Warm) -> None:
-    from llmrun.cli import early
-
     Path(runtime_folder()).chmod(0o777)
     early.start(["run", "some-model", "hi", "--engine", "fake"])
     assert len(early._started) == 1
     early.close()
+
+
+def test_the_renderer_is_started_early_where_a_worker_waits(warm: Warm) -> None:
+    warm.kept()
+    early.start(["run", "some-model", "hi", "--raw"])
+    assert early._renderers == []
+    early.start(["run", "some-model", "hi"])
+    (started,) = early._renderers
+    with early.take_renderer() as renderer:
+        assert renderer is started
+        assert renderer.render("{{ messages[0].content }}", [{"role": "user", "content": "hi"}], {}) == "hi"
+    with early.take_renderer() as another:
+        assert another is not started
+    early.start(["run", "some-model", "hi"])
+    early.close()
+    assert early._renderers == []
