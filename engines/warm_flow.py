@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.types import EngineName
 from llmrun.engines.warm import attach, find_warm, stop_idle, stop_warm
-from llmrun.engines.warm_folder import unix_sockets
+from llmrun.engines.warm_folder import lock_folder, unix_sockets
 from llmrun.engines.warm_record import WarmTarget, make_target
 from llmrun.errors import LlmrunError, UsageError
 
@@ -121,9 +121,13 @@ def _keep(worker: WorkerClient, target: WarmTarget, keep_seconds: float) -> tupl
     change = target.change()
     if change is not None:
         return (f"--keep-alive: the model does not stay loaded: {change}",)
-    if not worker.warm and find_warm(target) is not None:
-        return ()  # another command's worker waits already; one is enough
-    worker.keep(None if math.isinf(keep_seconds) else keep_seconds, target)
+    seconds = None if math.isinf(keep_seconds) else keep_seconds
+    if worker.warm:
+        worker.keep(seconds, target)
+        return ()
+    with lock_folder():
+        if find_warm(target) is None:  # otherwise another command's worker waits already, and one is enough
+            worker.keep(seconds, target)
     return ()
 
 

@@ -12,13 +12,24 @@ import contextlib
 import os
 import stat
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
 from llmrun.errors import SecurityError, StorageError
 
-__all__ = ["find_names", "has_live_worker", "process_born", "runtime_folder", "runtime_path", "unix_sockets"]
+__all__ = [
+    "find_names",
+    "has_live_worker",
+    "lock_folder",
+    "process_born",
+    "runtime_folder",
+    "runtime_path",
+    "unix_sockets",
+]
 
+_LOCK_SECONDS = 2.0
 _LONGEST_BASE = 60
 """A base, /llmrun-xxxxxxxx, and KEY-PID.sock stay below 104 bytes, the least that any system's sun_path has."""
 
@@ -59,6 +70,29 @@ def runtime_folder() -> Path:
         ) from error
     _check(folder)
     return folder
+
+
+@contextlib.contextmanager
+def lock_folder() -> Iterator[None]:
+    """Keep other commands from leaving a worker behind; given up on after a while, since nothing breaks without it.
+
+    Raises:
+        SecurityError: The folder is not this user's alone.
+        StorageError: It cannot be created.
+    """
+    import fcntl
+
+    descriptor = os.open(runtime_folder(), os.O_RDONLY)  # the lock ends with it, or with this process
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def find_names() -> list[tuple[Path, int]]:

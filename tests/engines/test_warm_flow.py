@@ -1,6 +1,7 @@
 """What a command does around its worker: find one, use it, leave it behind or not."""
 
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,20 @@ def test_two_at_once_leave_one(warm: Warm) -> None:
     (worker,) = list_warm()
     assert worker.pid == first.pid
     assert process_born(second.pid) is None
+
+
+def test_many_at_the_same_moment_leave_one(warm: Warm) -> None:
+    clients = [warm.cold() for _ in range(5)]
+    target = target_of(warm)
+    threads = [threading.Thread(target=release, args=(client, target, 60)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    (worker,) = list_warm()
+    others = {client.pid for client in clients} - {worker.pid}
+    assert len(others) == 4
+    assert all(process_born(pid) is None for pid in others)
 
 
 def test_a_busy_one_is_not_waited_for(warm: Warm) -> None:
