@@ -10,18 +10,23 @@ cache for sliding-window layers, log lines on the terminal.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp_answer import Answer
-from llmrun.engines.llama_cpp_context import Context, check_logits
+from llmrun.engines.llama_cpp_context import Context, can_go_back, check_logits
 from llmrun.engines.llama_cpp_native import Native, load_native
 from llmrun.engines.llama_cpp_prefix import DiskPrefix
 from llmrun.engines.llama_cpp_sampling import Sampler
+from llmrun.engines.llama_cpp_speculation import Decoder
 from llmrun.engines.llama_cpp_vocabulary import Vocabulary
 from llmrun.engines.protocol import BatchEvent, BatchRequest
-from llmrun.engines.types import Delta, Done, EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
+from llmrun.engines.types import Done, EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
 from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError
+
+if TYPE_CHECKING:
+    from llmrun.engines.llama_cpp_draft import DraftModel
 
 __all__ = ["LlamaCppEngine", "LlamaCppSession"]
 
@@ -38,6 +43,17 @@ class LlamaCppEngine:
 
     def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> "LlamaCppSession":
         """Load a GGUF file; `progress` gets the share of the weights that has been read."""
+        model = self._load_model(plan, plan.model_path, progress)
+        draft = None
+        try:
+            if plan.draft_path is not None and not plan.vocabulary_only:
+                draft = self._load_draft(plan, model)
+        except BaseException:
+            self._native.api.llama_model_free(model)
+            raise
+        return LlamaCppSession(self._native, model, plan, draft)
+
+    def _load_model(self, plan: LoadPlan, path: str, progress: Callable[[float], None]) -> Any:
         native, api = self._native, self._native.api
 
         def report(fraction: float, _data: object) -> bool:
@@ -49,23 +65,34 @@ class LlamaCppEngine:
         params.vocab_only = plan.vocabulary_only
         params.progress_callback = callback = api.llama_progress_callback(report)
         native.errors.clear()
-        model = api.llama_model_load_from_file(plan.model_path.encode(), params)
+        model = api.llama_model_load_from_file(path.encode(), params)
         del callback
         if not model:
-            raise _load_error(plan, native.cause())
+            raise _load_error(path, native.cause())
         if not api.llama_model_has_decoder(model) or api.llama_model_has_encoder(model):
             api.llama_model_free(model)
             raise ModelFileError(
-                f"{plan.model_path} is not a model that continues text: llmrun runs decoder-only language models",
+                f"{path} is not a model that continues text: llmrun runs decoder-only language models",
                 fix="a text-generation model",
             )
-        return LlamaCppSession(native, model, plan)
+        return model
+
+    def _load_draft(self, plan: LoadPlan, model: Any) -> "DraftModel":
+        from llmrun.engines.llama_cpp_draft import DraftModel, check_same_vocabulary
+
+        draft = self._load_model(plan, plan.draft_path or "", lambda _fraction: None)
+        try:
+            check_same_vocabulary(self._native.api, model, draft, plan)
+        except BaseException:
+            self._native.api.llama_model_free(draft)
+            raise
+        return DraftModel(self._native, draft, plan)
 
 
 class LlamaCppSession:
     """One loaded model."""
 
-    def __init__(self, native: Native, model: Any, plan: LoadPlan) -> None:
+    def __init__(self, native: Native, model: Any, plan: LoadPlan, draft: "DraftModel | None" = None) -> None:
         self._native = native
         self._api = native.api
         self._model = model
@@ -73,6 +100,17 @@ class LlamaCppSession:
         self._vocabulary = Vocabulary(native, model)
         self._context = Context(native, model, plan)
         self._disk = DiskPrefix(native, model, plan)
+        self._draft = draft
+        self._notices: list[str] = []
+        self._decoder = self._make_decoder()
+
+    def _make_decoder(self) -> Decoder:
+        plan, draft = self._plan, self._draft
+        if can_go_back(self._api, self._model) and (draft is None or draft.can_go_back):
+            return Decoder(self._context, plan.context_length, plan.lookup, draft)
+        if plan.lookup == "on" or draft is not None:
+            self._notices.append("nothing is guessed ahead: the memory of a recurrent model cannot go back")
+        return Decoder(self._context, plan.context_length, "off", None)
 
     @property
     def context_length(self) -> int:
@@ -85,9 +123,13 @@ class LlamaCppSession:
 
     def generate(self, tokens: Sequence[int], options: SamplingOptions, cancel: Cancellation) -> Iterator[Event]:
         """Yield text as it is decoded, then `Done` with counts and times."""
+        while self._notices:
+            yield Notice(text=self._notices.pop())
         answer = Answer(self._vocabulary, len(tokens), options, self._plan.context_length)
         room = min(answer.limit, _FIRST_ANSWER_TOKENS) if options.max_tokens is None else answer.limit
         self._context.begin(max(len(tokens) + room, self._disk.look(tokens, self._context.processed)), cancel)
+        if self._draft is not None:
+            self._draft.begin(len(tokens) + room, cancel)
         sampler = Sampler(self._api, self._vocabulary.size, tokens, options)
         answer.begin(self._disk.look_seconds)
         try:
@@ -95,24 +137,14 @@ class LlamaCppSession:
                 answer.prefilled()
                 answer.cached_tokens = self._disk.reused_tokens
                 check_logits(self._api, self._context.pointer, -1, self._vocabulary.size, self._plan.model_path)
-                yield from self._decode(sampler, answer, cancel)
+                keep = partial(self._disk.keep, self._context)
+                yield from self._decoder.decode(tokens, sampler, answer, cancel, keep)
         finally:
             sampler.close()
         for event in answer.end():
             if isinstance(event, Done):
                 yield from (Notice(text=problem) for problem in self._disk.finish(cancel))
             yield event
-
-    def _decode(self, sampler: Sampler, answer: Answer, cancel: Cancellation) -> Iterator[Event]:
-        """Yield the answer's text, one token after another, until it ends or is cancelled."""
-        context = self._context
-        while answer.finish is None:
-            token = sampler.sample(context.pointer, -1)
-            if text := answer.add(token):
-                yield Delta(text=text)
-            self._disk.keep(context)
-            if answer.finish is None and (cancel.requested or not context.step(token)):
-                return
 
     def generate_many(
         self, requests: Iterable[BatchRequest], parallel: int, cancel: Cancellation
@@ -121,6 +153,8 @@ class LlamaCppSession:
         from llmrun.engines.llama_cpp_parallel import ParallelDecoder
 
         self._context.close()  # the plan has memory for one context
+        if self._draft is not None:
+            self._draft.pause()
         decoder = ParallelDecoder(self._native, self._model, self._plan, self._vocabulary, cancel)
         try:
             yield from decoder.run(requests, parallel)
@@ -128,16 +162,18 @@ class LlamaCppSession:
             decoder.close()
 
     def close(self) -> None:
-        """Free the context and the weights."""
+        """Free the contexts and the weights."""
         self._context.close()
+        if self._draft is not None:
+            self._draft.close()
         if self._model is not None:
             self._api.llama_model_free(self._model)
             self._model = None
 
 
-def _load_error(plan: LoadPlan, cause: str) -> LlmrunError:
+def _load_error(path: str, cause: str) -> LlmrunError:
     """Turn llama.cpp's log lines about a failed load into the error they stand for."""
     low = cause.lower()
     if "alloc" in low or "out of memory" in low:
-        return NotEnoughMemoryError(f"llama.cpp could not load {plan.model_path}: {cause}")
-    return ModelFileError(f"llama.cpp refused {plan.model_path}: {cause or 'it gives no reason'}")
+        return NotEnoughMemoryError(f"llama.cpp could not load {path}: {cause}")
+    return ModelFileError(f"llama.cpp refused {path}: {cause or 'it gives no reason'}")

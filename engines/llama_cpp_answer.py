@@ -43,6 +43,11 @@ class Answer:
         self._started = self._first = self._last = time.perf_counter()
         self.cached_tokens = self.drafted_tokens = self.accepted_tokens = 0
 
+    @property
+    def left(self) -> int:
+        """How many tokens may still come."""
+        return self.limit - self._count
+
     def begin(self, already_seconds: float = 0.0) -> None:
         """Start the clock of the prefill, which took `already_seconds` before this."""
         self._started = self._first = self._last = time.perf_counter() - already_seconds

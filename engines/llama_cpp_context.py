@@ -13,12 +13,14 @@ from math import isfinite
 from typing import Any
 
 from llmrun.engines.cancellation import Cancellation
+from llmrun.engines.llama_cpp_batch import Batch
 from llmrun.engines.llama_cpp_native import Native
 from llmrun.engines.llama_cpp_threads import DecodeThreads
+from llmrun.engines.speculation import MOST_GUESSES
 from llmrun.engines.types import LoadPlan
 from llmrun.errors import EngineCrashedError, ModelFileError, NotEnoughMemoryError
 
-__all__ = ["Context", "check_logits", "cut_sequence", "new_context", "run_batch"]
+__all__ = ["Context", "can_go_back", "check_logits", "cut_sequence", "new_context", "run_batch"]
 
 _KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_type
 _CONTEXT_STEP = 256
@@ -43,6 +45,7 @@ class Context:
         self._cells = 0  # tokens that the present context holds
         self._cancel = Cancellation()
         self._one = (ctypes.c_int32 * 1)()
+        self._batch: Batch | None = None
         self._threads = DecodeThreads(native.api, plan)
         self._is_answering = False
 
@@ -113,6 +116,20 @@ class Context:
         self.processed.append(token)
         return True
 
+    def check(self, tokens: Sequence[int]) -> bool:
+        """Run the last token and guesses for what follows, with the logits of all of them; False if cancelled."""
+        needed = len(self.processed) + len(tokens)
+        if needed > self._cells:
+            self.make_room(max(2 * self._cells, needed))
+        if self._batch is None:
+            self._batch = Batch(self._api, 1 + MOST_GUESSES)
+        self._batch.clear()
+        self._batch.add(tokens, len(self.processed), 0, len(tokens))
+        if not run_batch(self._native, self.pointer, self._batch.native):
+            return False
+        self.processed += tokens
+        return True
+
     def make_room(self, tokens: int) -> None:
         """See that the context holds `tokens`, or the plan's length if that is less; what it held is kept."""
         if self.pointer is not None and self._cells >= min(tokens, self._plan.context_length):
@@ -121,7 +138,7 @@ class Context:
         cells = self._plan.context_length if self._plan.context_is_fixed else min(rounded, self._plan.context_length)
         state = self.save_state()
         self._free()
-        self.pointer = new_context(self._native, self._model, self._plan, cells)
+        self.pointer = new_context(self._native, self._model, self._plan, cells, outputs=1 + MOST_GUESSES)
         self._cells = cells
         self._watch_cancellation()
         self._threads.apply(self.pointer)
@@ -144,6 +161,9 @@ class Context:
         """Free the memory; the next `begin` takes it again."""
         self._free()
         self.processed.clear()
+        if self._batch is not None:
+            self._batch.close()
+            self._batch = None
 
     def _free(self) -> None:
         if self.pointer is not None:
@@ -205,6 +225,11 @@ def run_batch(native: Native, context: Any, batch: Any) -> bool:
     if status == 1:
         raise NotEnoughMemoryError("llama.cpp found no room in its KV cache for the batch")
     raise EngineCrashedError(f"llama.cpp failed to process a batch (status {status}): {native.cause()}")
+
+
+def can_go_back(api: Any, model: Any) -> bool:
+    """Whether tokens can be taken out of the model's memory again: not out of a recurrent state."""
+    return not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
 
 
 def cut_sequence(api: Any, model: Any, context: Any, sequence: int, count: int) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp_answer import Answer
 from llmrun.engines.llama_cpp_batch import Batch
-from llmrun.engines.llama_cpp_context import check_logits, cut_sequence, new_context, run_batch
+from llmrun.engines.llama_cpp_context import can_go_back, check_logits, cut_sequence, new_context, run_batch
 from llmrun.engines.llama_cpp_native import Native
 from llmrun.engines.llama_cpp_sampling import Sampler
 from llmrun.engines.llama_cpp_vocabulary import Vocabulary
@@ -90,7 +90,7 @@ class ParallelDecoder:
         self._vocabulary = vocabulary
         self._cancel = cancel
         self._cells = -(-plan.context_length // _CELL_STEP) * _CELL_STEP
-        self._can_copy = not (self._api.llama_model_is_recurrent(model) or self._api.llama_model_is_hybrid(model))
+        self._can_copy = can_go_back(self._api, model)
         self._context: Any = None
         self._share = 0
         self._slots: list[_Slot] = []
