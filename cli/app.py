@@ -4,8 +4,9 @@ Start-up time is part of the design. Only the module of the command that was typ
 worker before the argument parser is loaded, so that the engine is imported while this process reads the command line.
 """
 
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmrun.errors import ExitCode, LlmrunError
 
@@ -23,7 +24,7 @@ llmrun which-backend smollm2-135m-instruct
 llmrun models pull smollm2-135m-instruct
 llmrun install llama-cpp
 """
-_COMMANDS = ("run", "which-backend", "models", "install")
+_COMMANDS = ("run", "which-backend", "models", "ps", "stop", "install")
 
 
 def build_app(names: tuple[str, ...] = _COMMANDS) -> "typer.Typer":
@@ -63,6 +64,14 @@ def build_app(names: tuple[str, ...] = _COMMANDS) -> "typer.Typer":
         from llmrun.cli.models import models_app
 
         app.add_typer(models_app, name="models")
+    if "ps" in names:
+        from llmrun.cli.ps import ps
+
+        app.command()(ps)
+    if "stop" in names:
+        from llmrun.cli.stop import stop
+
+        app.command()(stop)
     if "install" in names:
         from llmrun.cli.install import install
 
@@ -75,6 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
+def _defaults() -> dict[str, Any] | None:
+    """Return the user's own defaults; without a file, finding that out is all it costs."""
+    from llmrun.cli.config import config_path, read_defaults
+
+    path = config_path()
+    return read_defaults(build_app(), path) if path.exists() or "LLMRUN_CONFIG" in os.environ else None
+
+
 def _run(arguments: list[str]) -> int:
     from llmrun.cli import early
     from llmrun.cli.output import StreamClosed, report_error, silence_stdout
@@ -85,7 +102,7 @@ def _run(arguments: list[str]) -> int:
         early.start(arguments)
         name = next((argument for argument in arguments if not argument.startswith("-")), "")
         names = (name,) if name in _COMMANDS else _COMMANDS
-        build_app(names)(arguments, prog_name="llmrun")
+        build_app(names)(arguments, prog_name="llmrun", default_map=_defaults())
     except LlmrunError as error:
         report_error(error)
         return int(error.exit_code)

@@ -14,12 +14,16 @@ from llmrun.engines.types import EngineName
 
 __all__ = [
     "ContextLength",
+    "Draft",
     "Engine",
     "GpuLayers",
     "JsonOutput",
+    "KeepAlive",
     "KvType",
+    "Lookup",
     "MaxTokens",
     "MinP",
+    "NoCache",
     "Offline",
     "Quiet",
     "RepeatPenalty",
@@ -32,6 +36,7 @@ __all__ = [
     "TopP",
 ]
 
+LOOKUPS = ("auto", "on", "off")
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model and engine", "Sampling", "Output"
 LARGEST_SEED = 2**32 - 2  # 2^32 - 1 means "any seed" to llama.cpp
 
@@ -58,6 +63,12 @@ def _engine(value: str | None) -> str | None:
 def _kv_type(value: str) -> str:
     if value not in KV_BYTES:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(KV_BYTES)}")
+    return value
+
+
+def _lookup(value: str) -> str:
+    if value not in LOOKUPS:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(LOOKUPS)}")
     return value
 
 
@@ -121,6 +132,46 @@ KvType = Annotated[
         metavar="TYPE",
         callback=_kv_type,
         help="Type of the KV cache: f16, q8_0 or q4_0; the smaller ones take less memory and are less exact.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        envvar="LLMRUN_DRAFT",
+        metavar="MODEL",
+        help="A smaller model of the same vocabulary that guesses ahead; the answer stays that of MODEL.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Lookup = Annotated[
+    str,
+    typer.Option(
+        "--lookup",
+        envvar="LLMRUN_LOOKUP",
+        metavar="WHEN",
+        callback=_lookup,
+        help="Guess ahead from what the prompt and the answer say already: auto (while it pays), on or off.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache",
+        envvar="LLMRUN_NO_CACHE",
+        help="Neither use nor keep the processed beginnings of long prompts.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+KeepAlive = Annotated[
+    str | None,
+    typer.Option(
+        "--keep-alive",
+        envvar="LLMRUN_KEEP_ALIVE",
+        metavar="TIME",
+        help="Leave the model loaded for the next command: 30s, 10m, 1h, forever; 0 unloads it.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

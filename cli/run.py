@@ -45,6 +45,10 @@ def run(
     threads: common.Threads = None,
     gpu_layers: common.GpuLayers = None,
     kv_type: common.KvType = "f16",
+    draft: common.Draft = None,
+    lookup: common.Lookup = "auto",
+    no_cache: common.NoCache = False,
+    keep_alive: common.KeepAlive = None,
     offline: common.Offline = False,
     temperature: common.Temperature = 0.7,
     top_p: common.TopP = 0.95,
@@ -79,8 +83,10 @@ def run(
     git diff | llmrun run ./model.gguf "Write a commit message."
     llmrun run llama-2-chat:7b-q4_k_m --file report.txt "Summarize." --temperature 0
     llmrun run smollm2-135m-instruct "2+2?" --json | jq -r .text
+    llmrun run smollm2-135m-instruct "Hello" --keep-alive 10m
     """  # noqa: D301 - Typer reads the control character as "keep these lines as they are"
     from llmrun.cli.run_flow import RunRequest, execute
+    from llmrun.engines.warm_flow import keep_alive_seconds
 
     execute(
         RunRequest(
@@ -96,7 +102,11 @@ def run(
                 gpu_layers=gpu_layers,
                 kv_type=kv_type,
                 vocabulary_only=dry_run,
+                lookup=lookup,
+                cache=not no_cache,
             ),
+            draft=draft,
+            keep_seconds=None if keep_alive is None else keep_alive_seconds(keep_alive),
             sampling=SamplingOptions(
                 temperature=temperature,
                 top_p=top_p,

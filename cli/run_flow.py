@@ -13,7 +13,7 @@ from pathlib import Path
 from llmrun.cli import early
 from llmrun.cli.output import TerminalWriter, report_line, write_json, write_out
 from llmrun.cli.prompt_input import PromptInput, read_prompt
-from llmrun.cli.run_report import answer_document, dry_run_document, finish_notice, stats_line
+from llmrun.cli.run_report import answer_document, dry_run_document, finish_notice, stats_lines
 from llmrun.cli.signals import interrupt_descriptor
 from llmrun.engines.client import Interrupted, WorkerClient
 from llmrun.engines.plan import PlanRequest
@@ -21,6 +21,7 @@ from llmrun.engines.prepare import Prepared, prepare, prepare_next
 from llmrun.engines.prompting import conversation_prompt, verbatim_prompt
 from llmrun.engines.selection import fallback_notice
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions
+from llmrun.engines.warm_flow import release, slow_start_hint
 from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
 from llmrun.models.prompt import Message, RenderedPrompt
 from llmrun.models.render import TemplateRenderer
@@ -39,6 +40,8 @@ class RunRequest:
     raw: bool
     engine: EngineName | None
     plan: PlanRequest
+    draft: str | None
+    keep_seconds: float | None
     sampling: SamplingOptions
     offline: bool
     fallback: bool
@@ -80,6 +83,7 @@ def execute(request: RunRequest) -> None:
         engine=request.engine,
         offline=request.offline,
         progress=choose_progress(quiet=request.quiet),
+        draft=request.draft,
     )
     notices.add(*prepared.notices)
     fallback = fallback_notice(prepared.selection, request.model)
@@ -101,7 +105,7 @@ def execute(request: RunRequest) -> None:
 
 def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notices: _Notices, shown: list[str]) -> None:
     """Load the model on its engine and answer; `shown` receives the text that was written."""
-    worker = early.take_worker(prepared.plan.engine)
+    worker = prepared.worker or early.take_worker(prepared.plan.engine)
     try:
         worker.send_load(prepared.plan)
         rendered = _render(request, prompt, prepared)
@@ -110,8 +114,10 @@ def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notic
             _show_dry_run(request, worker, prepared, rendered)
         else:
             _answer(request, worker, prepared, rendered, notices, shown)
+            hint = slow_start_hint(worker) if request.keep_seconds is None else None
+            notices.add(*((hint,) if hint else ()))
     finally:
-        worker.close()
+        notices.add(*release(worker, prepared.target, request.keep_seconds))
 
 
 def _show_dry_run(request: RunRequest, worker: WorkerClient, prepared: Prepared, rendered: RenderedPrompt) -> None:
@@ -151,10 +157,19 @@ def _answer(
     notices.add(*finish_notice(streamed.done, request.sampling, prepared.plan))
     if request.json_output:
         write_json(
-            answer_document(prepared, rendered, request.sampling, streamed.text, streamed.done, tuple(notices.texts))
+            answer_document(
+                prepared,
+                rendered,
+                request.sampling,
+                streamed.text,
+                streamed.done,
+                tuple(notices.texts),
+                worker.phases,
+            )
         )
     if request.stats:
-        report_line(stats_line(prepared, request.sampling, streamed.done, streamed.first_seconds))
+        for line in stats_lines(prepared, request.sampling, streamed.done, streamed.first_seconds, worker.phases):
+            report_line(line)
     if streamed.done.finish_reason is FinishReason.CANCELLED:
         raise SystemExit(ExitCode.INTERRUPTED)
 

@@ -1,5 +1,6 @@
 """What `run` says about an answer besides its text: notices, a line of statistics, and the JSON documents."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -7,7 +8,7 @@ from llmrun.engines.prepare import Prepared
 from llmrun.engines.types import Done, FinishReason, LoadPlan, SamplingOptions, Stats
 from llmrun.models.prompt import RenderedPrompt
 
-__all__ = ["answer_document", "dry_run_document", "finish_notice", "stats_line"]
+__all__ = ["answer_document", "dry_run_document", "finish_notice", "stats_lines"]
 
 SCHEMA_VERSION = 1
 
@@ -26,8 +27,9 @@ def finish_notice(done: Done, sampling: SamplingOptions, plan: LoadPlan) -> tupl
 
 
 def prefill_rate(stats: Stats) -> float:
-    """Return prompt tokens per second."""
-    return stats.prompt_tokens / stats.prefill_seconds if stats.prefill_seconds > 0 else 0.0
+    """Return tokens of the prompt that were processed, per second; those from a cache do not count."""
+    processed = stats.prompt_tokens - stats.cached_tokens
+    return processed / stats.prefill_seconds if stats.prefill_seconds > 0 else 0.0
 
 
 def decode_rate(stats: Stats) -> float:
@@ -37,15 +39,31 @@ def decode_rate(stats: Stats) -> float:
     return (stats.completion_tokens - 1) / stats.decode_seconds
 
 
-def stats_line(prepared: Prepared, sampling: SamplingOptions, done: Done, first_seconds: float) -> str:
-    """Return counts and speeds of an answer in one line."""
+def stats_lines(
+    prepared: Prepared, sampling: SamplingOptions, done: Done, first_seconds: float, phases: Mapping[str, float]
+) -> tuple[str, ...]:
+    """Return counts and speeds of an answer in one line, and in a second one where the time before it went."""
     stats = done.stats
-    return (
+    processed = stats.prompt_tokens - stats.cached_tokens
+    counts = (
         f"llmrun: {prepared.plan.engine}; "
-        f"prompt {stats.prompt_tokens:,} tokens at {prefill_rate(stats):,.1f} tokens/s; "
-        f"answer {stats.completion_tokens:,} tokens at {decode_rate(stats):,.1f} tokens/s; "
+        f"prompt {stats.prompt_tokens:,} tokens{_of_cache(stats)} at {prefill_rate(stats):,.1f} tokens/s; "
+        f"answer {stats.completion_tokens:,} tokens at {decode_rate(stats):,.1f} tokens/s{_of_guesses(stats)}; "
         f"first text after {first_seconds:.2f} s; seed {sampling.seed}; {done.finish_reason}"
     )
+    steps = [f"{name} {seconds:.2f} s" for name, seconds in phases.items()]
+    steps.append(f"prefill of {processed:,} tokens {stats.prefill_seconds:.2f} s")
+    return counts, f"llmrun: start: {', '.join(steps)}"
+
+
+def _of_cache(stats: Stats) -> str:
+    return f" ({stats.cached_tokens:,} from the cache)" if stats.cached_tokens else ""
+
+
+def _of_guesses(stats: Stats) -> str:
+    if not stats.drafted_tokens:
+        return ""
+    return f" ({stats.accepted_tokens:,} of {stats.drafted_tokens:,} guesses right)"
 
 
 def _model(prepared: Prepared) -> dict[str, Any]:
@@ -66,6 +84,7 @@ def answer_document(
     text: str,
     done: Done,
     notices: tuple[str, ...],
+    phases: Mapping[str, float],
 ) -> dict[str, Any]:
     """Return the document that `run --json` prints; its fields are listed in docs/json.md."""
     stats = done.stats
@@ -73,12 +92,19 @@ def answer_document(
         "version": SCHEMA_VERSION,
         "text": text,
         "finish_reason": done.finish_reason,
-        "usage": {"prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens},
+        "usage": {
+            "prompt_tokens": stats.prompt_tokens,
+            "completion_tokens": stats.completion_tokens,
+            "cached_tokens": stats.cached_tokens,
+            "drafted_tokens": stats.drafted_tokens,
+            "accepted_tokens": stats.accepted_tokens,
+        },
         "timings": {
             "prefill_seconds": stats.prefill_seconds,
             "decode_seconds": stats.decode_seconds,
             "prefill_tokens_per_second": prefill_rate(stats),
             "decode_tokens_per_second": decode_rate(stats),
+            "start_seconds": dict(phases),
         },
         "model": _model(prepared),
         "engine": {"name": prepared.plan.engine, "because": prepared.selection.because},

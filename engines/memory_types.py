@@ -12,13 +12,27 @@ SHARE = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """What the user asked for; None leaves the choice to the plan."""
+    """What the user asked for; None leaves the choice to the plan.
+
+    Attributes:
+        context_length: Tokens of prompt and answer together.
+        threads: CPU threads.
+        gpu_layers: Layers on the GPU, -1 for all.
+        kv_type: Type of the KV cache.
+        vocabulary_only: No weights are loaded (`--dry-run`).
+        draft_path: A smaller model that guesses ahead.
+        lookup: Whether to guess ahead from the text so far: `auto`, `on` or `off`.
+        cache: Whether the KV state of long prompts is kept between runs.
+    """
 
     context_length: int | None = None
     threads: int | None = None
     gpu_layers: int | None = None
     kv_type: str = "f16"
     vocabulary_only: bool = False
+    draft_path: str | None = None
+    lookup: str = "auto"
+    cache: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,8 @@ def make_plan(
         batch_tokens=BATCH_TOKENS,
         vocabulary_only=request.vocabulary_only,
         estimated_bytes=memory.need.total_bytes,
+        draft_path=request.draft_path,
+        lookup=request.lookup,
     )
     return plan, tuple(_notices(info, machine, request, memory))
 

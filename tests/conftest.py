@@ -40,6 +40,7 @@ def clean_environment(folder: Path) -> dict[str, str]:
     return kept | {
         "LLMRUN_CACHE_DIR": str(folder / "cache"),
         "HF_HOME": str(folder / "huggingface"),
+        "XDG_CONFIG_HOME": str(folder / "config"),
         "HF_ENDPOINT": "http://127.0.0.1:9",  # no test asks the real hub; nothing listens there
         "NO_COLOR": "1",
         "COLUMNS": "80",

@@ -86,6 +86,8 @@ def request(model: Path, **changes: Any) -> RunRequest:
             temperature=0, top_p=1, top_k=0, min_p=0, repeat_penalty=1, max_tokens=None, seed=0
         ),
         "offline": True,
+        "draft": None,
+        "keep_seconds": None,
         "fallback": True,
         "dry_run": False,
         "stats": False,

@@ -151,7 +151,14 @@ def test_json_holds_everything_and_stdout_nothing_else(llmrun: Run, model: Path)
     document = json.loads(result.stdout)
     assert result.code == 0
     assert (document["version"], document["text"], document["finish_reason"]) == (1, "zwölf", "stop")
-    assert document["usage"] == {"prompt_tokens": document["usage"]["prompt_tokens"], "completion_tokens": 6}
+    assert document["usage"] == {
+        "prompt_tokens": document["usage"]["prompt_tokens"],
+        "completion_tokens": 6,
+        "cached_tokens": 0,
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
+    }
+    assert set(document["timings"]["start_seconds"]) == {"spawn", "import", "load"}
     assert document["sampling"]["seed"] == 5
     assert document["engine"]["name"] == "fake"
 
