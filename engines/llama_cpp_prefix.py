@@ -65,7 +65,7 @@ class DiskPrefix:
         self._api = native.api
         self._model = model
         self._plan = plan
-        self._folder = Path(plan.cache_folder) if plan.cache_folder else None
+        self._folder = Path(plan.cache_folder).absolute() if plan.cache_folder else None
         self._cut_limit = _cut_limit(self._api, model)
         self._store: PrefixCache | None = None
         self._found: CachedPrefix | None = None

@@ -313,6 +313,16 @@ def test_nothing_is_written_without_a_folder(tiny: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.engine
+def test_a_relative_folder_is_below_where_one_stands(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompt = ids(1, 600)
+    assert [said(tiny, Path("here"), prompt)[0]["cached"] for _ in range(2)] == [0, 512]
+    assert len(list((tmp_path / "here").glob("*/*.prefix"))) == 1
+
+
+@pytest.mark.engine
 @pytest.mark.parametrize("kind", ["windowed", "recurrent"])
 def test_models_whose_memory_cannot_be_cut(kind: str, folder: Path, request: pytest.FixtureRequest) -> None:
     """The second question about a text shows where the text ends, and the third profits; answers stay the same."""
