@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
-from llmrun.errors import SecurityError, StorageError
+from llmrun.errors import LlmrunError, SecurityError, StorageError
 
 __all__ = [
     "find_names",
@@ -122,7 +122,7 @@ def has_live_worker() -> bool:
     """Whether any warm worker seems to be there. Never raises: the command itself says what is wrong."""
     try:
         return any(process_born(pid) is not None for _, pid in find_names())
-    except (SecurityError, OSError):
+    except (LlmrunError, OSError):
         return False
 
 

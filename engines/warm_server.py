@@ -288,5 +288,3 @@ class WarmServer:
         ):
             with contextlib.suppress(OSError):
                 Path(path).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others may still be there
-            Path(self.worker.stem).parent.rmdir()
