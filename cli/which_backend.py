@@ -75,7 +75,7 @@ def which_backend(
         forced=None if engine is None else EngineName(engine),
         runnable=None if machine else DRIVEN_ENGINES,
     )
-    _show_model(model, setting, offline=offline, quiet=quiet, json_output=json_output)
+    _show_model(model, setting, here=machine is None, offline=offline, quiet=quiet, json_output=json_output)
 
 
 def _show_machine(
@@ -94,17 +94,26 @@ def _show_machine(
         write_out(report.machine_text(machine, toolchain, engines, prospects))
 
 
-def _show_model(model: str, setting: "Setting", *, offline: bool, quiet: bool, json_output: bool) -> None:
+def _show_model(model: str, setting: "Setting", *, here: bool, offline: bool, quiet: bool, json_output: bool) -> None:
+    from functools import partial
+
     from llmrun.cli import which_backend_report as report
     from llmrun.cli.output import marks, write_json, write_out
     from llmrun.cli.progress import choose_progress
+    from llmrun.engines.health import check_health
     from llmrun.engines.judgement import judge
     from llmrun.engines.subject import find_subject
     from llmrun.engines.suggestions import suggest
+    from llmrun.engines.tried import judge_tried
     from llmrun.models.reference import parse_reference
 
-    subject = find_subject(parse_reference(model), setting, offline=offline, progress=choose_progress(quiet=quiet))
-    judged = judge(subject, setting, with_speed=True)
+    progress = choose_progress(quiet=quiet)
+    find = partial(find_subject, parse_reference(model), offline=offline, progress=progress)
+    if here:
+        check = partial(check_health, machine=setting.machine, progress=progress)
+        judged, setting = judge_tried(find, setting, check, with_speed=True)
+    else:
+        judged = judge(find(setting), setting, with_speed=True)
     suggestions = suggest(judged, setting)
     if json_output:
         write_json(report.model_document(judged, setting.machine, setting.engines, suggestions))
@@ -127,7 +136,11 @@ def _elsewhere(file: Path) -> "tuple[Machine, dict[EngineName, EngineFacts]]":
 
 
 def _here(*, recheck: bool, quiet: bool, thorough: bool) -> "tuple[Machine, dict[EngineName, EngineFacts]]":
-    """Return this machine and its engines; what was never found out about them is found out now and kept."""
+    """Return this machine and its engines.
+
+    Asked `thorough`ly, what was never found out about them is found out now and kept. For the question about a model,
+    an engine is tried when the answer turns out to rest on it (see `engines/tried.py`).
+    """
     from dataclasses import replace
 
     from llmrun.cli.progress import choose_progress
@@ -146,8 +159,8 @@ def _here(*, recheck: bool, quiet: bool, thorough: bool) -> "tuple[Machine, dict
     machine = replace(machine, memory_bandwidth_bytes_per_second=bandwidth)
     engines = probe_engines(machine)
     for name, facts in engines.items():
-        if facts.installed and (recheck or facts.health == UNKNOWN):
-            engines[name] = check_health(name, facts, recheck, machine=machine)
+        if facts.installed and (recheck or (thorough and facts.health == UNKNOWN)):
+            engines[name] = check_health(name, facts, recheck, machine=machine, progress=progress)
     return machine, engines
 
 

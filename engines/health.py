@@ -2,28 +2,51 @@
 
 A native library that was built for another processor, or by a compiler with a fault, is installed without complaint
 and dies at its first batch. So, for each new engine, version, build and machine, a child process decodes one batch of a
-tiny model with it. A death that the same build would die again is kept as `crashes`; one that may have other causes
-(killed for memory, too slow, a system library that is missing today) is reported and tried again next time.
+tiny model with it (`llmrun.engines.trials`). A death that the same build would die again is kept as `crashes`; one that
+may have other causes (killed for memory, too slow, a package that is missing today) is reported and tried again next
+time. An engine that needs a device to show anything, and has none, stays `unknown`, with the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from llmrun.engines.architectures import ask_architectures
+from llmrun.engines.architectures import ask_architectures, kept_architectures
 from llmrun.engines.facts import CRASHES, HEALTHY, UNKNOWN, EngineFacts, with_architectures
 from llmrun.engines.kept import forget, keep, read_kept
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import Machine
+from llmrun.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from llmrun.engines.install.verify import Verification
+    from llmrun.engines.trials.process import Verification
 
-__all__ = ["check_health", "crash_fix", "kept_health"]
+__all__ = ["ASKED_ENGINES", "check_health", "crash_fix", "kept_health"]
 
 _FOLDER = "health"
 _LASTING = ("SIGILL", "SIGSEGV", "SIGABRT", "SIGFPE", "SIGBUS", "SIGTRAP")
-_NOT_TRIED = "was not tried: this version of llmrun does not drive it"
+_ON_GPUS = frozenset({EngineName.PYTORCH, EngineName.VLLM})  # their trials use the GPUs that are there
+ASKED_ENGINES = frozenset({EngineName.PYTORCH, EngineName.VLLM})
+"""The engines that are asked which architectures they support; for the others a table answers."""
+# What gets a build for this machine when the installed one dies; other faults are mended by installing what is missing.
+_REBUILDS = {
+    EngineName.LLAMA_CPP: "llmrun install llama-cpp --rebuild",
+    # Its wheel has libraries for common processors; compiled from its source it can do without their instructions.
+    EngineName.CTRANSFORMERS: "CT_INSTRUCTIONS=basic python -m pip install --force-reinstall --no-deps "
+    "--no-binary ctransformers ctransformers==0.2.27",
+    EngineName.PYTORCH: "python -m pip install --force-reinstall torch==2.13.0",
+}
+
+
+class _Trial(Protocol):
+    """What every module of `llmrun.engines.trials` that is named for an engine has."""
+
+    def cannot_try(self, facts: EngineFacts, machine: Machine) -> str | None:
+        """Return why a trial would show nothing here, or None."""
+
+    def try_engine(self, facts: EngineFacts, machine: Machine) -> "Verification":
+        """Decode something in a child process."""
 
 
 def kept_health(facts: EngineFacts, machine: Machine) -> EngineFacts:
@@ -40,24 +63,21 @@ def check_health(
     recheck: bool = False,
     *,
     machine: Machine | None = None,
+    progress: Progress = SILENT,
     verify: "Callable[[None, int], Verification] | None" = None,
 ) -> EngineFacts:
-    """Return the facts with the engine's health, trying it now if nothing is kept.
-
-    An engine that llmrun does not drive is not tried, but asked which architectures it supports.
+    """Return the facts with the engine's health, trying it now if nothing is kept, and what it says it supports.
 
     Args:
         engine: Which engine.
         facts: What `probe_engines` said of it.
         recheck: Forget what is kept, and try it again.
         machine: This machine, if it was probed already.
-        verify: Stands in for the trial in tests.
+        progress: Says that the engine is being tried: that takes from half a second to more than half a minute.
+        verify: Stands in for the trial in tests; it gets the threads to use.
     """
     if not facts.installed:
         return facts
-    if engine is not EngineName.LLAMA_CPP:
-        asked = with_architectures(facts, ask_architectures(engine, facts.version, again=recheck))
-        return replace(asked, health=UNKNOWN, health_detail=_NOT_TRIED)
     if machine is None:
         from llmrun.hardware.machine import probe_machine
 
@@ -65,34 +85,70 @@ def check_health(
     key = _key(facts, machine)
     if recheck:
         forget(_FOLDER, key)
-    else:
-        known = kept_health(facts, machine)
-        if known.health != UNKNOWN:
-            return known
-    return _try(facts, key, machine.cpu.threads, verify)
+    facts = _ask(engine, facts, progress, again=recheck)
+    known = facts if recheck else kept_health(facts, machine)
+    return known if known.health != UNKNOWN else _try(known, machine, key, progress, verify)
 
 
-def crash_fix(engine: EngineName) -> str:
-    """Return the command that gets a build which works here."""
-    return f"llmrun install {engine.value}" + (" --rebuild" if engine is EngineName.LLAMA_CPP else "")
+def crash_fix(engine: EngineName, cause: str = "") -> str:
+    """Return the command that gets a build which works here, or what the installed one lacks.
+
+    Args:
+        engine: Which engine.
+        cause: What the trial showed (`health_detail`).
+    """
+    if engine is EngineName.LLAMA_CPP or any(signal in cause for signal in _LASTING):
+        return _REBUILDS.get(engine, f"llmrun install {engine.value}")
+    return f"llmrun install {engine.value}"
+
+
+def _ask(engine: EngineName, facts: EngineFacts, progress: Progress, *, again: bool) -> EngineFacts:
+    """Return the facts with the architectures that the engine says it supports; most ask nothing, or did before."""
+    if engine not in ASKED_ENGINES:
+        return facts
+    known = None if again else kept_architectures(engine, facts.version)
+    if known is None:
+        with _task(progress, f"asking {engine.value} what it supports, once"):
+            known = ask_architectures(engine, facts.version, again=again)
+    return with_architectures(facts, known)
 
 
 def _try(
-    facts: EngineFacts, key: str, threads: int, verify: "Callable[[None, int], Verification] | None"
+    facts: EngineFacts,
+    machine: Machine,
+    key: str,
+    progress: Progress,
+    verify: "Callable[[None, int], Verification] | None",
 ) -> EngineFacts:
-    if verify is None:
-        from llmrun.engines.install.verify import verify_build
-
-        verify = verify_build
-    trial = verify(None, threads)
+    trial = _trial_of(facts.engine)
+    refusal = trial.cannot_try(facts, machine)
+    if refusal is not None:
+        return replace(facts, health=UNKNOWN, health_detail=refusal)
+    with _task(progress, f"trying {facts.engine.value}, once"):
+        outcome = verify(None, machine.cpu.threads) if verify is not None else trial.try_engine(facts, machine)
     found = {
-        "health": HEALTHY if trial.ok else CRASHES,
-        "detail": trial.features if trial.ok else trial.cause,
-        "gpu_offload": trial.gpu_offload if trial.ok else None,
+        "health": HEALTHY if outcome.ok else CRASHES,
+        "detail": outcome.features if outcome.ok else outcome.cause,
+        "gpu_offload": outcome.gpu_offload if outcome.ok else None,
     }
-    if trial.ok or any(signal in trial.cause for signal in _LASTING):
+    if outcome.ok or any(signal in outcome.cause for signal in _LASTING):
         keep(_FOLDER, key, found)
     return _apply(facts, found)
+
+
+@contextmanager
+def _task(progress: Progress, name: str) -> Iterator[None]:
+    progress.begin(name, None, unit="steps")
+    try:
+        yield
+    finally:
+        progress.finish()
+
+
+def _trial_of(engine: EngineName) -> _Trial:
+    from importlib import import_module
+
+    return cast(_Trial, import_module(f"llmrun.engines.trials.{engine.value.replace('-', '_')}"))
 
 
 def _apply(facts: EngineFacts, found: dict[str, Any]) -> EngineFacts:
@@ -108,11 +164,13 @@ def _apply(facts: EngineFacts, found: dict[str, Any]) -> EngineFacts:
 
 def _key(facts: EngineFacts, machine: Machine) -> str:
     """Return everything on which the outcome depends; the first line names the file."""
-    lines = (
+    lines = [
         f"{facts.engine.value} {facts.version}",
         facts.stamp,
         *(f"{name}={value}" for name, value in facts.build),
         f"{machine.system} {machine.cpu.architecture} {machine.cpu.name}",
         " ".join(sorted(machine.cpu.isa_flags)),
-    )
+    ]
+    if facts.engine in _ON_GPUS:
+        lines += [f"{gpu.name} {gpu.driver}" for gpu in machine.gpus]
     return "\n".join(lines)

@@ -230,7 +230,7 @@ def _judge_installation(case: _Case) -> Iterator[Reason]:
         from llmrun.engines.health import crash_fix
 
         cause = case.facts.health_detail or "no cause is known"
-        fix = crash_fix(case.facts.engine)
+        fix = crash_fix(case.facts.engine, cause)
         yield Reason(code=ReasonCode.CRASHES, detail=f"does not work on this machine: {cause}", fix=fix)
 
 

@@ -7,20 +7,25 @@ this CPU has not, or does not get right, this process dies, and nothing else.
 """
 
 import ctypes
-import json
 import math
 import sys
 import time
 from typing import Any
 
-__all__ = ["main"]
+from llmrun.engines.trials.reporting import report
+
+__all__ = ["try_llama_cpp"]
 
 _BATCH_TOKENS = 64
 _SINGLE_TOKENS = 8
 
 
-def main(folder: str, model_path: str, threads: int) -> None:
-    """Try the build and print what was seen."""
+def try_llama_cpp(folder: str, model_path: str, threads: int) -> dict[str, Any]:
+    """Try the build and return what was seen.
+
+    Raises:
+        SystemExit: It refuses the model, or computes nonsense.
+    """
     if folder:
         sys.path.insert(0, folder)
     from llmrun.engines.llama_cpp_native import load_native
@@ -43,12 +48,11 @@ def main(folder: str, model_path: str, threads: int) -> None:
     prefill_seconds = time.perf_counter() - started
     for token in range(_SINGLE_TOKENS):
         _decode(api, context, [token], vocabulary)
-    report = {
+    return {
         "features": api.llama_print_system_info().decode("utf-8", "replace").strip(),
         "gpu_offload": bool(api.llama_supports_gpu_offload()),
         "prefill_seconds": prefill_seconds,
     }
-    print(json.dumps(report))  # noqa: T201 - the answer to the parent process
 
 
 def _decode(api: Any, context: Any, tokens: list[int], vocabulary: int) -> None:
@@ -62,4 +66,4 @@ def _decode(api: Any, context: Any, tokens: list[int], vocabulary: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    report(lambda: try_llama_cpp(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -1,5 +1,6 @@
 """An engine is tried once for each build and machine; what the trial shows is kept, unless it may change by itself."""
 
+import importlib.util
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 
 from llmrun.engines.architectures import Architectures
 from llmrun.engines.facts import CRASHES, HEALTHY, UNKNOWN, EngineFacts, probe_engine
-from llmrun.engines.health import check_health, kept_health
+from llmrun.engines.health import check_health, crash_fix, kept_health
 from llmrun.engines.install.verify import Verification
 from llmrun.engines.types import EngineName
-from llmrun.hardware.types import CpuInfo, Machine, MemoryInfo
+from llmrun.hardware.machine import probe_machine
+from llmrun.hardware.types import GPU, CpuInfo, GpuVendor, Machine, MemoryInfo
+from llmrun.progress import Unit
 
 MACHINE = Machine(
     system="linux",
@@ -55,6 +58,19 @@ class Trial:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLMRUN_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Stand in for the engines that are asked what they support, and note whether again."""
+    found: list[bool] = []
+
+    def answer(engine: EngineName, version: str | None, *, again: bool) -> Architectures:
+        found.append(again)
+        return Architectures(supported=frozenset({f"{engine.value} {version}"}), source="installed")
+
+    monkeypatch.setattr("llmrun.engines.health.ask_architectures", answer)
+    return found
 
 
 def check(
@@ -138,29 +154,91 @@ def test_a_cache_that_cannot_be_written_costs_time_only(cache: Path) -> None:
     assert kept_health(FACTS, MACHINE).health == UNKNOWN
 
 
-def test_what_is_not_installed_or_not_driven_is_not_tried() -> None:
+def test_what_is_not_installed_is_not_tried() -> None:
     trial = Trial(GOOD)
     missing = EngineFacts(engine=EngineName.LLAMA_CPP, installed=False)
     assert check(trial, missing) == missing
-    ctransformers = EngineFacts(engine=EngineName.CTRANSFORMERS, installed=True, version="0.2.27")
-    assert check(trial, ctransformers).health == UNKNOWN
-    assert "was not tried" in (check(trial, ctransformers).health_detail or "")
     assert trial.threads == []
 
 
-def test_an_engine_that_is_not_driven_is_asked_what_it_supports(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+@pytest.mark.parametrize("engine", [name for name in EngineName if name is not EngineName.FAKE])
+def test_every_engine_is_tried_and_what_came_of_it_is_kept(engine: EngineName, asked: list[bool]) -> None:
+    trial = Trial(ILLEGAL)
+    facts = EngineFacts(engine=engine, installed=True, version="1.0", gpu_support=False)
+    assert (check(trial, facts).health, check(trial, facts).health_detail) == (CRASHES, ILLEGAL.cause)
+    assert len(trial.threads) == 1
+    assert kept_health(facts, MACHINE).health == CRASHES
+    assert check(Trial(GOOD), facts, recheck=True).health == HEALTHY
 
-    def answer(engine: EngineName, version: str | None, *, again: bool) -> Architectures:
-        asked.append(again)
-        return Architectures(supported=frozenset({f"{engine.value} {version}"}), source="installed")
 
-    monkeypatch.setattr("llmrun.engines.health.ask_architectures", answer)
+@pytest.mark.parametrize(
+    ("engine", "cause", "fix"),
+    [
+        pytest.param(EngineName.LLAMA_CPP, ILLEGAL.cause, "llmrun install llama-cpp --rebuild", id="llama-cpp"),
+        pytest.param(EngineName.LLAMA_CPP, "OSError: no file", "llmrun install llama-cpp --rebuild", id="no library"),
+        pytest.param(
+            EngineName.PYTORCH, "ModuleNotFoundError: no numpy", "llmrun install pytorch", id="missing package"
+        ),
+        pytest.param(EngineName.PYTORCH, ILLEGAL.cause, "--force-reinstall torch", id="pytorch"),
+        pytest.param(EngineName.CTRANSFORMERS, ILLEGAL.cause, "CT_INSTRUCTIONS=basic", id="ctransformers"),
+        pytest.param(EngineName.VLLM, ILLEGAL.cause, "llmrun install vllm", id="vllm"),
+    ],
+)
+def test_every_crash_has_a_fix(engine: EngineName, cause: str, fix: str) -> None:
+    assert fix in crash_fix(engine, cause)
+
+
+def test_an_engine_without_its_device_is_not_tried_and_says_so(asked: list[bool]) -> None:
+    trial = Trial(GOOD)
+    facts = EngineFacts(engine=EngineName.VLLM, installed=True, version="1.0", build=(("accelerator", "cuda 12.8"),))
+    found = check(trial, facts)
+    assert (found.health, found.health_detail) == (UNKNOWN, "cannot be tried without a CUDA device")
+    assert trial.threads == []
+    gpu = GPU(vendor=GpuVendor.NVIDIA, name="a GPU", total_bytes=1, free_bytes=1, driver="1")
+    assert check(trial, facts, machine=replace(MACHINE, gpus=(gpu,))).health == HEALTHY
+
+
+def test_another_gpu_or_driver_asks_for_another_trial_of_what_uses_it(asked: list[bool]) -> None:
+    gpu = GPU(vendor=GpuVendor.NVIDIA, name="a GPU", total_bytes=1, free_bytes=1, driver="1")
+    old, new = (replace(MACHINE, gpus=(replace(gpu, driver=driver),)) for driver in "12")
+    for engine, known in ((EngineName.PYTORCH, UNKNOWN), (EngineName.CTRANSFORMERS, HEALTHY)):
+        facts = EngineFacts(engine=engine, installed=True, version="1.0")
+        check(Trial(GOOD), facts, machine=old)
+        assert kept_health(facts, old).health == HEALTHY
+        assert kept_health(facts, new).health == known
+
+
+def test_engines_that_know_it_are_asked_what_they_support(asked: list[bool]) -> None:
     vllm = EngineFacts(engine=EngineName.VLLM, installed=True, version="0.33.0")
     found = check(Trial(GOOD), vllm)
     assert (found.architectures, found.architectures_source) == (frozenset({"vllm 0.33.0"}), "installed")
     check(Trial(GOOD), vllm, recheck=True)
     assert asked == [False, True]
+    check(Trial(GOOD), EngineFacts(engine=EngineName.CTRANSFORMERS, installed=True, version="0.2.27"))
+    assert len(asked) == 2
+
+
+def test_what_takes_time_is_announced_once(asked: list[bool]) -> None:
+    class Tasks:
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def begin(self, task: str, total: int | None, unit: Unit = "bytes", done: int = 0) -> None:
+            self.said.append(task)
+
+        def advance(self, amount: int) -> None: ...
+
+        def note(self, text: str) -> None: ...
+
+        def finish(self) -> None:
+            self.said.append("finished")
+
+    tasks = Tasks()
+    facts = EngineFacts(engine=EngineName.PYTORCH, installed=True, version="5.19.0")
+    for _ in range(2):
+        check_health(facts.engine, facts, machine=MACHINE, progress=tasks, verify=Trial(GOOD))
+    first = ["asking pytorch what it supports, once", "finished", "trying pytorch, once", "finished"]
+    assert tasks.said[:4] == first
 
 
 def test_run_can_leave_the_cache_alone(cache: Path) -> None:
@@ -168,12 +246,24 @@ def test_run_can_leave_the_cache_alone(cache: Path) -> None:
     assert not cache.exists()
 
 
-@pytest.mark.engine
-def test_the_installed_engine_is_tried_for_real() -> None:
-    from llmrun.hardware.machine import probe_machine
+_PACKAGES = {
+    EngineName.LLAMA_CPP: ("llama_cpp",),
+    EngineName.CTRANSFORMERS: ("ctransformers",),
+    EngineName.PYTORCH: ("torch", "transformers"),
+    EngineName.VLLM: ("vllm",),
+}
 
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", _PACKAGES)
+def test_the_installed_engine_is_tried_for_real(engine: EngineName) -> None:
+    missing = [name for name in _PACKAGES[engine] if importlib.util.find_spec(name) is None]
+    if missing and engine is not EngineName.LLAMA_CPP:
+        pytest.skip(f"{engine.value} is not installed: {' and '.join(missing)} cannot be imported")
     machine = probe_machine()
-    facts = probe_engine(EngineName.LLAMA_CPP, machine)
-    found = check_health(EngineName.LLAMA_CPP, facts)
-    assert (found.health, found.installed) == (HEALTHY, True)
-    assert probe_engine(EngineName.LLAMA_CPP, machine) == found
+    found = check_health(engine, probe_engine(engine, machine), machine=machine)
+    if found.health_detail == "cannot be tried without a CUDA device":
+        pytest.skip(f"{engine.value} {found.health_detail}")
+    assert (found.health, found.installed) == (HEALTHY, True), found.health_detail
+    assert probe_engine(engine, machine) == found
