@@ -58,7 +58,7 @@ class Decoder:
         `after_first` is called when the first token is out and none of the answer's has been processed.
         """
         text = list(prompt)
-        lookup = TextLookup() if self._uses_text else None
+        lookup = TextLookup()
         guess: Guess | None = None
         began: float | None = None  # there is no batch to measure before the first token
         while True:
@@ -75,9 +75,7 @@ class Decoder:
                 return
             if not self._go_back(text):
                 return
-            if lookup is not None:
-                lookup.extend(text if began is None else text[first:])
-            guess = self._guess(text, lookup, answer)
+            guess = self._guess(text, 0 if began is None else first, lookup, answer)
             began = time.perf_counter()
             if not self._run(text[-1], guess):
                 return
@@ -109,11 +107,14 @@ class Decoder:
         self._uses_text, self._draft = False, None
         return self._context.prefill(text[:-1])
 
-    def _guess(self, text: Sequence[int], lookup: TextLookup | None, answer: Answer) -> Guess | None:
-        """Return what to check with the next token, cut to the length that pays."""
+    def _guess(self, text: Sequence[int], first: int, lookup: TextLookup, answer: Answer) -> Guess | None:
+        """Return what to check with the next token, cut to the length that pays; `text` is new from `first` on."""
         self._guess_seconds = 0.0
         most = min(MOST_GUESSES, answer.left - 1, self._context_length - len(text))
-        self._unchecked = guess = lookup.guess(most) if lookup is not None else None
+        guess = None
+        if self._uses_text:
+            lookup.extend(text[first:])
+            self._unchecked = guess = lookup.guess(most)
         if guess is not None:
             count = self._control.choose(guess.kind, len(guess.tokens))
             if count:

@@ -11,7 +11,7 @@ or not: whether they have become good is known without paying for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["MOST_GUESSES", "Guess", "GuessController", "TextLookup"]
 
@@ -20,13 +20,17 @@ _SHORTEST_MATCH = 2
 _LONGEST_MATCH = 16
 _CLASSES = (3, 5, 9)  # match lengths at which a guess is of the next kind
 DRAFT_KIND = len(_CLASSES) + 1
+_EXPECTED = ((1.0, 2.0), (2.0, 6.0), (3.0, 12.0), (6.0, 24.0), (3.0, 3.0))
+"""By kind: how many first tokens are right for one that is wrong, and how many later ones, before anything is known."""
 _LEAST_GAIN = 1.03
 _FORGETTING = 0.93
-_SMOOTHING = 0.25
+_SMOOTHING_DOWN = 0.5
+_SMOOTHING_UP = 0.1
 _SPEND = 0.01
 _FREE_TOKENS = 2.0
 _MOST_SAVED_TOKENS = 20.0
 _FIRST_SLOPE = 0.5  # cost of one more token in a batch, in single tokens, before it was measured
+_HOPE = 0.6  # or batches larger than any so far would never be tried
 _FIRST_PROBE_STEPS = 32
 _LAST_PROBE_STEPS = 512
 
@@ -83,8 +87,8 @@ class TextLookup:
 class _Record:
     """How often guesses of one kind were right: the first token, and each one after a right one."""
 
-    first: list[float] = field(default_factory=lambda: [1.0, 1.0])
-    later: list[float] = field(default_factory=lambda: [4.0, 1.0])  # right, wrong
+    first: list[float]  # right, wrong
+    later: list[float]
 
     def learn(self, guessed: int, right: int) -> None:
         """Take in that the first `right` of `guessed` tokens were right."""
@@ -97,13 +101,14 @@ class _Record:
             self.later[0] += right - 1
             self.later[1] += right < guessed
 
-    @property
-    def first_chance(self) -> float:
-        return self.first[0] / sum(self.first)
+    def failure(self, guessed: int) -> float:
+        """Return the chance that a guess goes wrong in its first half."""
+        later = self.later[0] / sum(self.later)
+        return 1 - self.first[0] / sum(self.first) * float(later ** ((guessed - 1) / 2))
 
     def expected(self, guessed: int) -> list[float]:
         """Return how many tokens a batch is expected to give with 0, 1, … `guessed` guesses."""
-        chance, total = self.first_chance, 1.0
+        chance, total = self.first[0] / sum(self.first), 1.0
         later = self.later[0] / sum(self.later)
         expected = [total]
         for _ in range(guessed):
@@ -122,7 +127,7 @@ class GuessController:
 
     def __init__(self, *, always: bool = False) -> None:
         self._always = always
-        self._records = [_Record(first=[1.0 + kind, 1.0]) for kind in range(DRAFT_KIND + 1)]
+        self._records = [_Record([first, 1.0], [later, 1.0]) for first, later in _EXPECTED]
         self._seconds: dict[int, float] = {}  # of a batch, by its tokens
         self._guess_seconds = 0.0  # to make one guess of the draft model
         self._elapsed = 0.0
@@ -143,9 +148,9 @@ class GuessController:
         each = self._guess_seconds if kind == DRAFT_KIND else 0.0
         best, gain = 0, _LEAST_GAIN
         for count in range(1, most + 1):
-            cost = self._cost(count + 1) + count * each
+            cost = self._cost(count + 1, _HOPE) + count * each
             rate = expected[count] * single / cost
-            loss = (1 - record.first_chance) * (cost - single)
+            loss = record.failure(count) * (self._cost(count + 1) + count * each - single)
             if rate > gain and self._may_lose(loss, single):
                 best, gain = count, rate
         return best or unasked or self._probe(kind, most, each, single)
@@ -165,8 +170,11 @@ class GuessController:
     def _may_lose(self, seconds: float, single: float) -> bool:
         return self._always or self._balance - seconds >= -(_FREE_TOKENS * single + _SPEND * self._elapsed)
 
-    def _cost(self, tokens: int) -> float:
-        """Return the seconds that a batch takes: as measured, or as the nearest measured ones suggest."""
+    def _cost(self, tokens: int, hope: float = 1.0) -> float:
+        """Return the seconds that a batch takes: as measured, or as the nearest measured ones suggest.
+
+        With `hope` below 1, batches larger than any so far are taken to be cheaper per token.
+        """
         known = self._seconds
         if tokens in known:
             return known[tokens]
@@ -176,7 +184,7 @@ class GuessController:
         if above is not None:
             share = (tokens - below) / (above - below)
             return known[below] + share * (known[above] - known[below])
-        slope = (known[below] - single) / (below - 1) if below > 1 else _FIRST_SLOPE * single
+        slope = hope * (known[below] - single) / (below - 1) if below > 1 else _FIRST_SLOPE * single
         return known[below] + (tokens - below) * max(slope, 0.0)
 
     def observe(self, guess: Guess | None, right: int, seconds: float, guess_seconds: float = 0.0) -> None:
@@ -194,13 +202,15 @@ class GuessController:
         if before is None:
             self._seconds[guessed + 1] = seconds
         else:  # a batch that was interrupted by other programs says little about the next one
-            self._seconds[guessed + 1] += _SMOOTHING * (min(seconds, 2 * before) - before)
+            self._seconds[guessed + 1] += (_SMOOTHING_DOWN if seconds < before else _SMOOTHING_UP) * (
+                min(seconds, 2 * before) - before
+            )
         if guess is None:
             return
         self._records[guess.kind].learn(guessed, right)
         if guess.kind == DRAFT_KIND:
             each = guess_seconds / guessed
-            self._guess_seconds += (each - self._guess_seconds) * (_SMOOTHING if self._guess_seconds else 1)
+            self._guess_seconds += (each - self._guess_seconds) * (_SMOOTHING_UP if self._guess_seconds else 1)
         single = self._seconds.get(1)
         if single is not None:
             won = (right + 1) * single - seconds - guess_seconds
