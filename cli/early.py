@@ -3,9 +3,9 @@
 The engine's process takes longer to be ready than everything this process does before it can use it, so it is started
 first. A command that turns out not to need it closes it, and it ends by itself when this process does.
 
-Where warm workers wait (`engines/warm.py`), the command most likely finds its model loaded in one of them. Then what it
-waits for is the process that renders the chat template, and that is started instead. To look into the folder of the
-warm workers takes a tenth of a millisecond.
+Where a warm worker waits that was loaded under the same name (`engines/warm.py`), the command most likely finds its
+model in it. Then what it waits for is the process that renders the chat template, and that is started instead. To look
+into the folder of the warm workers takes a tenth of a millisecond.
 """
 
 from typing import TYPE_CHECKING
@@ -25,9 +25,9 @@ def start(arguments: list[str]) -> None:
     """Start what the command line seems to ask for; it is only looked at, not parsed."""
     if arguments[:1] != ["run"] or "--help" in arguments or "-h" in arguments or len(arguments) < 2:
         return
-    from llmrun.engines.warm_folder import has_live_worker
+    from llmrun.engines.warm_folder import seems_loaded
 
-    if has_live_worker():
+    if seems_loaded(arguments[1:]):
         _start_renderer(arguments)
         return
     from llmrun.engines.client import WorkerClient

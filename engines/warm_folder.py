@@ -9,11 +9,12 @@ user and is closed to everybody else. Everything here is light: it is asked befo
 """
 
 import contextlib
+import json
 import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -21,11 +22,11 @@ from llmrun.errors import LlmrunError, SecurityError, StorageError
 
 __all__ = [
     "find_names",
-    "has_live_worker",
     "lock_folder",
     "process_born",
     "runtime_folder",
     "runtime_path",
+    "seems_loaded",
     "unix_sockets",
 ]
 
@@ -118,12 +119,17 @@ def find_names() -> list[tuple[Path, int]]:
     return list(found.items())
 
 
-def has_live_worker() -> bool:
-    """Whether any warm worker seems to be there. Never raises: the command itself says what is wrong."""
+def seems_loaded(words: Sequence[str]) -> bool:
+    """Whether an idle warm worker was loaded under one of these names. Never raises: the command says what is wrong.
+
+    It is a guess by a glance at the descriptions: they are not parsed, and nothing is compared but the name.
+    """
+    names = [f'"reference": {json.dumps(word)}'.encode() for word in words]
     try:
-        return any(process_born(pid) is not None for _, pid in find_names())
+        found = [path.read_bytes() for path, pid in find_names() if process_born(pid) is not None]
     except (LlmrunError, OSError):
         return False
+    return any(b'"busy": false' in text and any(name in text for name in names) for text in found)
 
 
 def process_born(pid: int) -> int | None:

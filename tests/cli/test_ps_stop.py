@@ -166,12 +166,14 @@ def test_both_are_commands(warm: Warm) -> None:
     assert (done.returncode, "--all" in done.stdout, "--force" in done.stdout) == (0, True, True)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_no_worker_is_started_early_where_one_waits(warm: Warm, there: bool) -> None:
-    if there:
-        warm.kept()
-    early.start(["run", "some-model", "hi", "--engine", "fake"])
-    assert bool(early._started) is not there
+@pytest.mark.parametrize(
+    ("model", "starts"),
+    [pytest.param("some-model", False, id="loaded"), pytest.param("other-model", True, id="another is loaded")],
+)
+def test_no_worker_is_started_early_where_one_waits(warm: Warm, model: str, starts: bool) -> None:
+    warm.kept()
+    early.start(["run", model, "hi", "--engine", "fake"])
+    assert bool(early._started) is starts
     early.close()
     late = early.take_worker(EngineName.FAKE)  # whoever finds no warm worker that fits
     warm.clients.append(late)

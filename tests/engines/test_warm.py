@@ -17,7 +17,7 @@ from llmrun.engines import warm_link
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.types import Delta, EngineName, FinishReason
 from llmrun.engines.warm import attach, find_warm, list_warm, stop_idle, stop_warm
-from llmrun.engines.warm_folder import find_names, has_live_worker, process_born, runtime_folder, runtime_path
+from llmrun.engines.warm_folder import find_names, process_born, runtime_folder, runtime_path, seems_loaded
 from llmrun.engines.warm_record import WarmWorker
 from llmrun.engines.warm_server import WarmServer, is_short_of_memory
 from llmrun.errors import EngineCrashedError, NoUsableEngineError, SecurityError, UsageError
@@ -408,7 +408,7 @@ def test_a_folder_open_to_others_is_refused(warm: Warm, mode: int) -> None:
     client = warm.cold()
     with pytest.raises(SecurityError, match="open to others"):
         client.keep(60, warm.target())
-    assert not has_live_worker()
+    assert not seems_loaded(["some-model"])
     assert ask(client, "the answer came before") == "the answer came before"
 
 
@@ -493,14 +493,19 @@ def test_a_description_is_read_as_it_was_written(warm: Warm) -> None:
 
 
 def test_looking_for_live_workers_is_quick(warm: Warm) -> None:
-    assert not has_live_worker()
-    warm.kept()
-    assert has_live_worker()
+    assert not seems_loaded(["some-model"])
+    worker = warm.kept()
+    assert seems_loaded(["--offline", "some-model", "hi"])
+    assert not seems_loaded(["other-model", "hi"])
+    client = warm.attached(worker)
+    assert not seems_loaded(["some-model"])  # it is busy
+    client.close()
+    assert eventually(lambda: seems_loaded(["some-model"]))
     best = min(_seconds_to_look() for _ in range(20))
     assert best < 0.001
 
 
 def _seconds_to_look() -> float:
     began = time.perf_counter()
-    has_live_worker()
+    seems_loaded(["some-model"])
     return time.perf_counter() - began
