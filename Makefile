@@ -18,7 +18,7 @@ INSTALLER := $(wildcard engines/install/*.py engines/install/*.cmake)
 TEST_MODEL_PATH = $$(cat $(STAMPS)/model)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs perf clean
+.PHONY: help demo test check docs peers perf clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,7 +26,8 @@ help:
 	@echo 'make test    set up what the tests need, and run them all'
 	@echo 'make check   formatter, linter, types, import rules, help pages'
 	@echo 'make docs    write docs/help.md from the program itself'
-	@echo 'make perf    measure llmrun against doing the same directly'
+	@echo 'make peers   build what llmrun is compared with, once (minutes)'
+	@echo 'make perf    measure llmrun against it, and write the tables of docs/performance.md'
 	@echo 'make clean   remove .venv and build output; models and engine wheels stay in the cache'
 
 demo: $(STAMPS)/engine $(STAMPS)/demo-model
@@ -46,8 +47,11 @@ check: $(STAMPS)/dev $(STAMPS)/test
 docs: $(STAMPS)/package
 	$(BIN)/python tests/tools/help_pages.py
 
+peers: $(STAMPS)/test $(STAMPS)/engine
+	@$(BIN)/python tests/perf/peers.py
+
 perf: $(STAMPS)/test $(STAMPS)/engine $(STAMPS)/model
-	$(BIN)/python tests/perf/perf.py "$(TEST_MODEL_PATH)" $(PERF_ARGS)
+	@$(BIN)/python tests/perf/perf.py "$(TEST_MODEL_PATH)" --document docs/performance.md $(PERF_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
