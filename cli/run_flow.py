@@ -24,7 +24,6 @@ from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, N
 from llmrun.engines.warm_flow import release, slow_start_hint
 from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
 from llmrun.models.prompt import Message, RenderedPrompt
-from llmrun.models.render import TemplateRenderer
 
 __all__ = ["RunRequest", "execute"]
 
@@ -72,19 +71,10 @@ def execute(request: RunRequest) -> None:
         LlmrunError: Whatever went wrong; the answer so far has been written.
         SystemExit: 130 after Ctrl-C.
     """
-    from llmrun.cli.progress import choose_progress
-
     notices = _Notices(quiet=request.quiet)
     prompt = read_prompt(request.prompt, request.files, quiet=request.quiet)
     notices.add(*prompt.notices)
-    prepared = prepare(
-        request.model,
-        request.plan,
-        engine=request.engine,
-        offline=request.offline,
-        progress=choose_progress(quiet=request.quiet),
-        draft=request.draft,
-    )
+    prepared = _prepare(request)
     notices.add(*prepared.notices)
     fallback = fallback_notice(prepared.selection, request.model)
     if fallback:
@@ -96,11 +86,31 @@ def execute(request: RunRequest) -> None:
         _attempt(request, prompt, prepared, notices, shown)
     except (EngineCrashedError, NoUsableEngineError) as error:
         # Half an answer of one engine must not be followed by a whole one of another.
-        following = None if shown or not request.fallback else prepare_next(prepared)
+        following = None if shown else _another_way(request, prepared)
         if following is None:
             raise
         notices.add(f"{error.message}; trying {following.plan.engine}", *following.notices)
         _attempt(request, prompt, following, notices, shown)
+
+
+def _prepare(request: RunRequest) -> Prepared:
+    from llmrun.cli.progress import choose_progress
+
+    return prepare(
+        request.model,
+        request.plan,
+        engine=request.engine,
+        offline=request.offline,
+        progress=choose_progress(quiet=request.quiet),
+        draft=request.draft,
+    )
+
+
+def _another_way(request: RunRequest, prepared: Prepared) -> Prepared | None:
+    """Return what to try after a crash: a new process where an old one died, else the next engine, if it is wanted."""
+    if prepared.worker is not None:
+        return _prepare(request)
+    return prepare_next(prepared) if request.fallback else None
 
 
 def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notices: _Notices, shown: list[str]) -> None:
@@ -245,5 +255,5 @@ def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared) -> Ren
     messages = [Message(role="user", content=prompt.text)]
     if request.system:
         messages.insert(0, Message(role="system", content=request.system))
-    with TemplateRenderer() as renderer:
+    with early.take_renderer() as renderer:
         return conversation_prompt(prepared, messages, renderer)

@@ -164,3 +164,16 @@ def test_a_dry_run_is_the_same_beside_a_warm_worker(commands: Commands) -> None:
     commands.run("one", "--keep-alive", "1m")
     after = commands(*arguments)
     assert (after.code, after.text) == (before.code, before.text)
+
+
+def test_a_worker_that_dies_before_it_answers_is_replaced(commands: Commands) -> None:
+    commands.script(prefill_seconds=1.5)
+    commands.run("one", "--keep-alive", "1m")
+    (worker,) = list_warm()
+    process = commands.start("two", "--stats")
+    assert eventually(lambda: any(found.busy for found in list_warm()))
+    os.kill(worker.pid, signal.SIGKILL)
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, b"two\n"), errors
+    assert b"; trying fake" in errors
+    assert b"spawn" in errors
