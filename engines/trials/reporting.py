@@ -41,6 +41,8 @@ def _leave(status: int) -> None:
 
 
 def _in_one_line(error: BaseException) -> str:
+    while error.__cause__ is not None:  # what transformers raises about a missing package does not name it
+        error = error.__cause__
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, SystemExit):
         return message

@@ -117,7 +117,7 @@ def test_a_trial_ends_with_its_parent(tmp_path: Path) -> None:
         "report(trial)\n"
     )
     program = "from llmrun.engines.trials.process import run_trial; run_trial('slow_trial', lambda folder: ())"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     parent = subprocess.Popen([sys.executable, "-c", program], env=environment)
     try:
         wait_for(pid_file.exists)
@@ -133,6 +133,7 @@ def test_a_trial_ends_with_its_parent(tmp_path: Path) -> None:
         pytest.param("raise ValueError('bad\\nworse')", "ValueError: bad", id="an error of several lines"),
         pytest.param("raise KeyError", "KeyError", id="an error without words"),
         pytest.param("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'", id="missing"),
+        pytest.param("raise RuntimeError('see above') from OSError('no disk')", "OSError: no disk", id="a root cause"),
         pytest.param("raise SystemExit('the model was refused')", "the model was refused", id="a refusal"),
         pytest.param(
             "import atexit; atexit.register(lambda: print('late')); raise OSError('gone')",
