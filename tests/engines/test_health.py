@@ -1,6 +1,7 @@
 """An engine is tried once for each build and machine; what the trial shows is kept, unless it may change by itself."""
 
 import importlib.util
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -255,11 +256,19 @@ _PACKAGES = {
 
 
 @pytest.mark.engine
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", _PACKAGES)
+@pytest.mark.parametrize(
+    "engine",
+    [
+        EngineName.LLAMA_CPP,
+        EngineName.CTRANSFORMERS,
+        pytest.param(EngineName.PYTORCH, marks=pytest.mark.slow),
+        pytest.param(EngineName.VLLM, marks=pytest.mark.slow),
+    ],
+)
 def test_the_installed_engine_is_tried_for_real(engine: EngineName) -> None:
     missing = [name for name in _PACKAGES[engine] if importlib.util.find_spec(name) is None]
-    if missing and engine is not EngineName.LLAMA_CPP:
+    required = engine is EngineName.LLAMA_CPP and "LLMRUN_REQUIRE_ENGINES" in os.environ
+    if missing and not required:
         pytest.skip(f"{engine.value} is not installed: {' and '.join(missing)} cannot be imported")
     machine = probe_machine()
     found = check_health(engine, probe_engine(engine, machine), machine=machine)
