@@ -60,9 +60,13 @@ class ThreadTuner:
         self._seconds = 0.0
 
     def restart(self) -> None:
-        """Begin a new answer: what tokens took before, with another context, says nothing about it."""
+        """Begin a new answer: what tokens took before, with another context, says nothing about it.
+
+        Time may have passed: whether all threads are faster again is tried at once.
+        """
         self.threads = self._settled
         self._best_seconds = 0.0
+        self._pauses[+1], self._not_before[+1] = _FIRST_PAUSE_SECONDS, self._clock
         self._begin_window()
         if self._waited and self._most > 1:
             self._waited_before = self._waited()

@@ -129,6 +129,16 @@ def test_a_new_answer_begins_without_the_old_ones_times() -> None:
         assert tuner.observe(3 * TOKEN) == 2  # a long context, not a disturbance
 
 
+def test_a_new_answer_soon_finds_that_the_cores_are_free_again() -> None:
+    machine = SimulatedMachine(cores=2, busy=lambda clock: 1 if clock < 30 else 0)
+    tuner = ThreadTuner(2, lambda: machine.waited)
+    machine.run(tuner, 30)
+    assert tuner.threads == 1
+    tuner.restart()
+    machine.run(tuner, 0.2)
+    assert tuner.threads == 2
+
+
 def test_slow_models_are_not_tried_for_seconds() -> None:
     """With half a second a token, a window is three tokens."""
     tuner = ThreadTuner(2)
