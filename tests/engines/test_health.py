@@ -1,9 +1,10 @@
 """An engine is tried once for each build and machine; what the trial shows is kept, unless it may change by itself."""
 
-import importlib.util
 import os
 import stat
+import sys
 from dataclasses import replace
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -266,13 +267,13 @@ _PACKAGES = {
     ],
 )
 def test_the_installed_engine_is_tried_for_real(engine: EngineName) -> None:
-    missing = [name for name in _PACKAGES[engine] if importlib.util.find_spec(name) is None]
+    missing = [name for name in _PACKAGES[engine] if PathFinder.find_spec(name) is None]
     required = engine is EngineName.LLAMA_CPP and "LLMRUN_REQUIRE_ENGINES" in os.environ
     if missing and not required:
         pytest.skip(f"{engine.value} is not installed: {' and '.join(missing)} cannot be imported")
     machine = probe_machine()
-    found = check_health(engine, probe_engine(engine, machine), machine=machine)
+    found = check_health(engine, probe_engine(engine, machine, path=sys.path), machine=machine)
     if found.health_detail == "cannot be tried without a CUDA device":
         pytest.skip(f"{engine.value} {found.health_detail}")
     assert (found.health, found.installed) == (HEALTHY, True), found.health_detail
-    assert probe_engine(engine, machine) == found
+    assert probe_engine(engine, machine, path=sys.path) == found
