@@ -24,6 +24,7 @@ __all__ = ["Context", "can_go_back", "check_logits", "cut_sequence", "new_contex
 
 _KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_type
 _CONTEXT_STEP = 256
+_SPLIT_TOKENS = 256  # cells are looked at in steps of 256. Source: flash_attn_ext in ggml-cpu/ops.cpp, get_n_kv
 _ABORTED = 2  # llama_decode: the abort callback said stop
 
 
@@ -129,6 +130,21 @@ class Context:
             return False
         self.processed += tokens
         return True
+
+    @property
+    def regime(self) -> tuple[bool, int]:
+        """What decides how the library computes a single token: attention is split among threads from 512 cells on."""
+        return len(self.processed) >= _SPLIT_TOKENS, int(self._api.llama_n_threads(self.pointer))
+
+    def lasts(self, tokens: int) -> bool:
+        """Whether the regime is the same for all of so many tokens more."""
+        count = len(self.processed)
+        return count >= _SPLIT_TOKENS or count + tokens <= _SPLIT_TOKENS
+
+    def logits(self, output: int) -> bytes:
+        """Return a copy of the logits of one output of the last batch."""
+        size = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model))
+        return ctypes.string_at(self._api.llama_get_logits_ith(self.pointer, output), 4 * size)
 
     def make_room(self, tokens: int) -> None:
         """See that the context holds `tokens`, or the plan's length if that is less; what it held is kept."""

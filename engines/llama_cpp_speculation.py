@@ -5,6 +5,10 @@ the same chain, until a sampled token is not the guessed one; what was guessed b
 So every token is drawn from the model's own distribution with the same random numbers: a guess changes when a token is
 computed, never which.
 
+That is so up to rounding: some libraries compute a row of a batch by other steps than a single token, and a close call
+between two tokens can then go the other way. With `auto`, which nobody asked for, guesses from the text are therefore
+checked only where the logits of both ways were seen to be the same to the last bit; `on` takes them wherever they pay.
+
 Guesses come from the text (what followed the last time it ended like this) or else from a smaller model with the same
 vocabulary. Models whose memory cannot go back a few tokens take no guesses.
 """
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoder"]
 
+_TRIAL_GUESSES = 4  # a batch of 5: libraries compute rows in fours, and the rest otherwise
+
 
 class Decoder:
     """The decode loop of one loaded model; what it learns of costs and luck serves later answers too.
@@ -32,7 +38,7 @@ class Decoder:
     Args:
         context: Where the prompt was processed.
         context_length: Most tokens of prompt and answer together.
-        lookup: Whether to guess from the text: `auto`, `on` or `off`.
+        lookup: Whether to guess from the text: `auto` (where it pays and changes nothing), `on` (where it pays), `off`.
         draft: The model that guesses, if there is one.
     """
 
@@ -41,7 +47,9 @@ class Decoder:
         self._context_length = context_length
         self._uses_text = lookup != "off"
         self._draft = draft
-        self._control = GuessController(always=lookup == "on")
+        self._must_be_exact = lookup == "auto"
+        self._exact: dict[tuple[bool, int], bool] = {}
+        self._control = GuessController()
         self._guess_seconds = 0.0
         self._unchecked: Guess | None = None
 
@@ -116,9 +124,11 @@ class Decoder:
             lookup.extend(text[first:])
             self._unchecked = guess = lookup.guess(most)
         if guess is not None:
-            count = self._control.choose(guess.kind, len(guess.tokens))
-            if count:
-                return Guess(guess.tokens[:count], guess.kind)
+            tokens = guess.tokens[: self._control.choose(guess.kind, len(guess.tokens))]
+            if tokens and self._must_be_exact:
+                tokens = tokens[: self._exact_length(text, tokens)]
+            if tokens:
+                return Guess(tokens, guess.kind)
         if self._draft is None:
             return None
         count = self._control.choose(DRAFT_KIND, most)
@@ -128,6 +138,35 @@ class Decoder:
         tokens = self._draft.guess(text, count)
         self._guess_seconds = time.perf_counter() - began
         return Guess(tokens, DRAFT_KIND) if tokens else None
+
+    def _exact_length(self, text: Sequence[int], guessed: Sequence[int]) -> int:
+        """Return how many of the guesses can be checked without changing a bit of the logits; tried out once."""
+        context = self._context
+        regime = context.regime
+        if regime not in self._exact:
+            if len(guessed) < _TRIAL_GUESSES or not context.lasts(_TRIAL_GUESSES + 1):
+                return 0
+            if not self._try_out(text, guessed[:_TRIAL_GUESSES], regime):
+                return 0
+        if not self._exact[regime]:
+            return 0
+        return len(guessed) if context.lasts(len(guessed) + 1) else 0
+
+    def _try_out(self, text: Sequence[int], guessed: Sequence[int], regime: tuple[bool, int]) -> bool:
+        """Compare the logits of a single token with those of a batch; False if that was not brought to an end."""
+        context, begin, began = self._context, len(self._context.processed), time.perf_counter()
+        if not context.step(text[-1]):
+            return False
+        single = context.logits(-1)
+        if context.roll_back(begin) and context.check([text[-1], *guessed]):
+            self._exact[regime] = context.logits(-len(guessed) - 1) == single
+            context.roll_back(begin)
+        if len(context.processed) != begin:  # the memory could not go back, and nothing is left of it
+            self._uses_text = False
+            context.prefill(text[:-1])
+            return False
+        self._control.charge(time.perf_counter() - began)
+        return regime in self._exact
 
     def _run(self, token: int, guess: Guess | None) -> bool:
         if guess is None:

@@ -218,6 +218,11 @@ class GuessController:
             if won > 0:
                 self._probe_steps = _FIRST_PROBE_STEPS
 
+    def charge(self, seconds: float) -> None:
+        """Take in time that was lost to finding something out."""
+        self._elapsed += seconds
+        self._balance -= seconds
+
     def watch(self, guess: Guess | None, token: int) -> None:
         """Compare what a guess from the text would have been, had it been checked, with the token that came."""
         if self._shadow is None:

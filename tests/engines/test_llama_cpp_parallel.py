@@ -42,7 +42,7 @@ def options(**changes: Any) -> SamplingOptions:
 
 
 def load(path: Path, **changes: Any) -> LlamaCppSession:
-    values: dict[str, Any] = {"context_length": 4096, "threads": 2}
+    values: dict[str, Any] = {"context_length": 4096, "threads": 2, "threads_are_fixed": True}
     return LlamaCppEngine().load(LoadPlan(engine=EngineName.LLAMA_CPP, model_path=str(path), **(values | changes)))
 
 

@@ -10,6 +10,7 @@ import pytest
 from llmrun.engines import llama_cpp, llama_cpp_context
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp import LlamaCppEngine, LlamaCppSession
+from llmrun.engines.speculation import GuessController
 from llmrun.engines.types import Delta, Done, EngineName, FinishReason, LoadPlan, Notice, SamplingOptions, Segment
 from llmrun.errors import UsageError
 
@@ -47,8 +48,14 @@ def options(**changes: Any) -> SamplingOptions:
 
 
 def load(path: Path, **changes: Any) -> LlamaCppSession:
-    values: dict[str, Any] = {"context_length": 2048, "threads": 2}
+    values: dict[str, Any] = {"context_length": 2048, "threads": 2, "threads_are_fixed": True}
     return LlamaCppEngine().load(LoadPlan(engine=EngineName.LLAMA_CPP, model_path=str(path), **(values | changes)))
+
+
+def eager(session: LlamaCppSession) -> LlamaCppSession:
+    """Have every guess checked, whether it pays or not."""
+    session._decoder._control = GuessController(always=True)
+    return session
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +67,13 @@ def plain(real_model: Path) -> Iterator[LlamaCppSession]:
 
 @pytest.fixture(scope="module")
 def guessing(real_model: Path) -> Iterator[LlamaCppSession]:
-    session = load(real_model, lookup="on")
+    session = eager(load(real_model, lookup="on"))
     yield session
     session.close()
 
 
 def ask(session: LlamaCppSession, question: str, wanted: SamplingOptions) -> tuple[str, Done]:
+    session._context.close()  # what is left of an earlier prompt changes the batches in which this one is processed
     text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     *deltas, done = session.generate(session.tokenize([Segment(text=text, special=True)]), wanted, Cancellation())
     assert isinstance(done, Done)
@@ -109,13 +117,28 @@ def test_a_context_that_grows_and_ends_under_guesses(tmp_path: Path) -> None:
     path = build.write_tiny_llama_gguf(tmp_path / "random.gguf", **{"llama.context_length": 2048})
     answers = []
     for lookup in ("off", "on"):
-        session = load(path, lookup=lookup)
+        session = eager(load(path, lookup=lookup))
         answers.append(ask(session, "once", options(max_tokens=None)))
         session.close()
     assert same(*answers)
     assert answers[1][1].stats.drafted_tokens > 0
     if answers[0][1].finish_reason is FinishReason.CONTEXT:
         assert answers[0][1].stats.prompt_tokens + answers[0][1].stats.completion_tokens == 2048
+
+
+@pytest.mark.parametrize("beginning", ["", "A long preface that says nothing. " * 45], ids=["short", "long"])
+def test_unasked_a_guess_never_changes_a_bit(real_model: Path, beginning: str) -> None:
+    prompt = f"{beginning}Copy this list:\n{LIST}"
+    plain = load(real_model, lookup="off")
+    expected = ask(plain, prompt, options(max_tokens=60))
+    plain.close()
+    session = eager(load(real_model, lookup="auto"))
+    answer = ask(session, prompt, options(max_tokens=60))
+    trials = dict(session._decoder._exact)
+    session.close()
+    assert same(answer, expected)
+    assert len(trials) == 1, "each way of computing is tried out once"
+    assert (answer[1].stats.drafted_tokens > 0) == next(iter(trials.values()))
 
 
 def test_a_model_guesses_right_for_itself(plain: LlamaCppSession, real_model: Path) -> None:
@@ -159,7 +182,7 @@ def test_a_memory_that_fails_to_go_back_costs_time_and_no_answer(
     session = load(real_model, lookup="off")
     expected = ask(session, PROMPTS[5], options())
     session.close()
-    session = load(real_model, lookup="on")
+    session = eager(load(real_model, lookup="on"))
     refused = []
 
     def refuse(_api: Any, _model: Any, _context: Any, _sequence: int, count: int) -> bool:
