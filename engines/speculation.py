@@ -3,8 +3,8 @@
 A model can check several guessed tokens in one batch. Where decoding is bound by reading the weights, a batch costs
 little more than a single token; where it is bound by arithmetic, nearly as much as its tokens one by one. So the length
 of a guess follows from what batches of each size were seen to take here, and from how often guesses of its kind were
-right. What that cannot exclude, a bad run, is bounded by a ledger: time lost to wrong guesses may not exceed 1% of the
-whole, and two tokens.
+right. What that cannot exclude, a bad run, is bounded by a ledger: a guess is checked only if, were all of it wrong, no
+more would be lost in total than what was won before, 1% of the time, and two and a half tokens.
 
 Guesses from the text cost nothing to make. So they are made all the time and compared with what the model says, checked
 or not: whether they have become good is known without paying for it.
@@ -27,7 +27,7 @@ _FORGETTING = 0.93
 _SMOOTHING_DOWN = 0.5
 _SMOOTHING_UP = 0.1
 _SPEND = 0.01
-_FREE_TOKENS = 2.0
+_FREE_TOKENS = 2.5
 _MOST_SAVED_TOKENS = 20.0
 _FIRST_SLOPE = 0.5  # cost of one more token in a batch, in single tokens, before it was measured
 _HOPE = 0.6  # or batches larger than any so far would never be tried
@@ -101,11 +101,6 @@ class _Record:
             self.later[0] += right - 1
             self.later[1] += right < guessed
 
-    def failure(self, guessed: int) -> float:
-        """Return the chance that a guess goes wrong in its first half."""
-        later = self.later[0] / sum(self.later)
-        return 1 - self.first[0] / sum(self.first) * float(later ** ((guessed - 1) / 2))
-
     def expected(self, guessed: int) -> list[float]:
         """Return how many tokens a batch is expected to give with 0, 1, … `guessed` guesses."""
         chance, total = self.first[0] / sum(self.first), 1.0
@@ -150,8 +145,8 @@ class GuessController:
         for count in range(1, most + 1):
             cost = self._cost(count + 1, _HOPE) + count * each
             rate = expected[count] * single / cost
-            loss = record.failure(count) * (self._cost(count + 1) + count * each - single)
-            if rate > gain and self._may_lose(loss, single):
+            at_worst = self._cost(count + 1) + count * each - single
+            if rate > gain and self._may_lose(at_worst, single):
                 best, gain = count, rate
         return best or unasked or self._probe(kind, most, each, single)
 
