@@ -115,7 +115,8 @@ def _engine_line(facts: EngineFacts) -> str:
     parts = [facts.version or "unknown version"]
     parts += [value for name, value in facts.build if name in ("recipe", "compiler")]
     parts.append("GPU build" if facts.gpu_support else "CPU build" if facts.gpu_support is False else "")
-    health = {"healthy": "tried: works", "crashes": f"crashes: {facts.health_detail}"}.get(facts.health, "not tried")
+    untried = f"not tried: {facts.health_detail}" if facts.health_detail else "not tried"
+    health = {"healthy": "tried: works", "crashes": f"crashes: {facts.health_detail}"}.get(facts.health, untried)
     return ", ".join(part for part in (*parts, health) if part)
 
 

@@ -12,10 +12,11 @@ from typing import Protocol
 
 from llmrun.engines import wire
 from llmrun.engines.crash import crash_error
+from llmrun.engines.shared_memory import remove_openmp_mark
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import EngineCrashedError, LlmrunError
 
-__all__ = ["Link", "ProcessLink"]
+__all__ = ["Link", "ProcessLink", "worker_environment"]
 
 _PASSED_ON = (
     "PATH",
@@ -136,6 +137,7 @@ class ProcessLink:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
+            remove_openmp_mark(self.pid)
 
     def _close_pipes(self) -> None:
         self.closed = True
@@ -149,13 +151,13 @@ def _start_process(engine: EngineName) -> "subprocess.Popen[bytes]":
     pipe = subprocess.PIPE
     try:
         return subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=_environment(), start_new_session=True
+            command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=worker_environment(), start_new_session=True
         )
     except OSError as error:
         raise EngineCrashedError(f"no process could be started for {engine}: {error.strerror}") from error
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Return the worker's environment: what an engine may need, and no tokens or keys."""
     environment = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)

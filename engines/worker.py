@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from llmrun.engines import wire
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.protocol import BatchRequest, Engine, Failure, Session, check_prompt
+from llmrun.engines.shared_memory import remove_openmp_mark
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError, UsageError
 
@@ -167,8 +168,10 @@ class _Worker:
         tokens = session.tokenize(segments)
         self._send({"event": "prompt", "tokens": len(tokens)})
         check_prompt(tokens, session.context_length)
-        for event in session.generate(tokens, options, self._cancel):
+        for number, event in enumerate(session.generate(tokens, options, self._cancel)):
             self._send(wire.encode_event(event))
+            if number == 0:  # the engine has begun to compute, so that its mark is there
+                remove_openmp_mark(os.getpid())
 
     def _generate_many(self, message: dict[str, Any]) -> None:
         session = self._session
@@ -181,6 +184,7 @@ class _Worker:
             else:
                 self._send({**wire.encode_event(event), "id": name})
         self._send({"event": "complete"})
+        remove_openmp_mark(os.getpid())
 
     @staticmethod
     def _batch(session: Session, requests: Iterable[dict[str, Any]]) -> Iterator[BatchRequest]:

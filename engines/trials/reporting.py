@@ -4,7 +4,6 @@ The process leaves without taking the interpreter down in order: what an engine 
 in a destructor, or a warning printed late, says nothing about whether it works.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -12,9 +11,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from llmrun.engines.shared_memory import remove_openmp_mark
 from llmrun.engines.trials.process import LIFELINE
 
 __all__ = ["report"]
@@ -35,8 +34,7 @@ def report(trial: Callable[[], dict[str, Any]]) -> None:
 
 def _leave(status: int) -> None:
     """End the process at once, but for the one thing that LLVM's OpenMP only puts away at an orderly end."""
-    with contextlib.suppress(OSError, AttributeError):
-        Path(f"/dev/shm/__KMP_REGISTERED_LIB_{os.getpid()}_{os.getuid()}").unlink(missing_ok=True)  # noqa: S108
+    remove_openmp_mark(os.getpid())
     os._exit(status)
 
 

@@ -1,6 +1,7 @@
 """The main job, on the real model and the real engine, through the installed program."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -112,3 +113,10 @@ def test_help_imports_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stderr == "[]\n"
+
+
+def test_no_shared_memory_is_left(real_model: Path, llmrun: Callable[..., Any]) -> None:
+    before = set(os.listdir("/dev/shm"))
+    assert llmrun("run", real_model, "hi", "--max-tokens", "4").code == 0
+    left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("__KMP_REGISTERED_LIB_")}
+    assert not [name for name in left if not Path("/proc", name.split("_")[-2]).exists()]
