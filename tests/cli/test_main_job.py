@@ -1,7 +1,6 @@
 """The main job, on the real model and the real engine, through the installed program."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -115,8 +114,10 @@ def test_help_imports_no_engine() -> None:
     assert done.stderr == "[]\n"
 
 
-def test_no_shared_memory_is_left(real_model: Path, llmrun: Callable[..., Any]) -> None:
-    before = set(os.listdir("/dev/shm"))
+def test_no_shared_memory_is_left(real_model: Path, llmrun: Run) -> None:
+    def marks() -> set[Path]:
+        return set(Path("/dev/shm").glob("__KMP_REGISTERED_LIB_*"))
+
+    before = marks()
     assert llmrun("run", real_model, "hi", "--max-tokens", "4").code == 0
-    left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("__KMP_REGISTERED_LIB_")}
-    assert not [name for name in left if not Path("/proc", name.split("_")[-2]).exists()]
+    assert not [mark for mark in marks() - before if not Path("/proc", mark.name.split("_")[-2]).exists()]
