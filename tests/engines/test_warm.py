@@ -96,7 +96,7 @@ client.load(LoadPlan(engine=EngineName.FAKE, model_path=str(path), context_lengt
 client.keep(60, make_target("some-model", path, [path], EngineName.FAKE, {{}}))
 os.kill(os.getpid(), 9)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, env=dict(os.environ))
     assert done.returncode == -signal.SIGKILL, done.stderr
     worker = find_warm(warm.target())
     assert worker is not None

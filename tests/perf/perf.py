@@ -26,6 +26,7 @@ from rows_library import measure_against_library, measure_against_plain_build
 from rows_startup import measure_startup
 
 from llmrun.engines.install.wheels import read_installed_record
+from llmrun.errors import LlmrunError
 
 _BEGIN = "<!-- tables: written by `make perf` -->"
 _END = "<!-- end of the tables -->"
@@ -65,7 +66,10 @@ def main() -> None:
         print(HEADING)
         rows: list[Row] = []
         for part in parts:
-            rows += part(bench)
+            try:
+                rows.extend(part(bench))
+            except LlmrunError as error:
+                print(f"left out: {error.message}", flush=True)
             load.append(os.getloadavg()[0])
     text = "\n".join([_heading(given.model, load, time.monotonic() - started), "", HEADING, *map(Row.render, rows)])
     print(f"\n{text}")
