@@ -96,7 +96,9 @@ class Context:
     def process(self, tokens: Sequence[int]) -> bool:
         """Run at most a micro-batch of tokens, with the logits of the last one; False if it was cancelled."""
         buffer = (ctypes.c_int32 * len(tokens))(*tokens)
-        self._is_answering = False
+        if self._is_answering:
+            self._threads.end(self.pointer)
+            self._is_answering = False
         if not run_batch(self._native, self.pointer, self._api.llama_batch_get_one(buffer, len(tokens))):
             return False
         self.processed += tokens
@@ -157,7 +159,8 @@ class Context:
         self.pointer = new_context(self._native, self._model, self._plan, cells, outputs=1 + MOST_GUESSES)
         self._cells = cells
         self._watch_cancellation()
-        self._threads.apply(self.pointer)
+        if self._is_answering:
+            self._threads.apply(self.pointer)
         if state is not None:
             self._api.llama_state_seq_set_data(self.pointer, state, len(state), 0)
 

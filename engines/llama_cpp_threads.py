@@ -11,7 +11,11 @@ __all__ = ["DecodeThreads"]
 
 
 class DecodeThreads:
-    """Watches the single tokens of one session. The prefill keeps all threads: its large pieces can be shared out."""
+    """Watches the single tokens of one session.
+
+    The prefill keeps all threads, which were faster beside another program too: its large pieces can be shared out. The
+    few tokens of a guess are computed with as many as a single token is.
+    """
 
     def __init__(self, api: Any, plan: LoadPlan) -> None:
         self._api = api
@@ -46,9 +50,13 @@ class DecodeThreads:
         """Give a new context the number that the last one had."""
         self._apply(context, self._set)
 
+    def end(self, context: Any) -> None:
+        """End the answer: what follows is a prompt."""
+        self._api.llama_set_n_threads(context, self._set, self._most)
+
     def _apply(self, context: Any, threads: int) -> None:
         self._set = threads
-        self._api.llama_set_n_threads(context, threads, self._most)
+        self._api.llama_set_n_threads(context, threads, threads)
 
     def _make_tuner(self) -> None:
         if self._waiting is not None:

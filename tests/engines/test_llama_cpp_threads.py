@@ -36,19 +36,25 @@ def slow_down(threads: DecodeThreads) -> None:
         threads.observe("context", seconds)
 
 
-def test_decode_gets_fewer_threads_and_the_prefill_keeps_all() -> None:
+def test_beside_another_program_tokens_and_guesses_get_fewer_threads() -> None:
     library, threads = make()
     slow_down(threads)
-    assert ("context", 1, 2) in library.told
-    assert all(batch_threads == 2 for _context, _threads, batch_threads in library.told)
+    assert ("context", 1, 1) in library.told
 
 
-def test_a_new_context_gets_the_number_of_the_last_one() -> None:
+def test_the_next_prompt_gets_all_threads() -> None:
+    library, threads = make()
+    slow_down(threads)
+    threads.end("context")
+    assert library.told[-1][2] == 2
+
+
+def test_a_larger_context_gets_the_number_of_the_last_one() -> None:
     library, threads = make()
     slow_down(threads)
     last = library.told[-1][1]
     threads.apply("larger context")
-    assert library.told[-1] == ("larger context", last, 2)
+    assert library.told[-1] == ("larger context", last, last)
 
 
 @pytest.mark.parametrize(
