@@ -3,7 +3,7 @@
 The engine's process takes longer to be ready than everything this process does before it can use it, so it is started
 first. A command that turns out not to need it closes it, and it ends by itself when this process does.
 
-Where a warm worker waits that was loaded under the same name (`engines/warm.py`), the command most likely finds its
+Where a warm worker waits that was loaded under the same name (`engines/warm`), the command most likely finds its
 model in it. Then what it waits for is the process that renders the chat template, and that is started instead. To look
 into the folder of the warm workers takes a tenth of a millisecond.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llmrun.engines.client import WorkerClient
     from llmrun.engines.types import EngineName
-    from llmrun.models.render import TemplateRenderer
+    from llmrun.models.prompt.render import TemplateRenderer
 
 __all__ = ["close", "start", "take_renderer", "take_worker"]
 
@@ -25,7 +25,7 @@ def start(arguments: list[str]) -> None:
     """Start what the command line seems to ask for; it is only looked at, not parsed."""
     if arguments[:1] != ["run"] or "--help" in arguments or "-h" in arguments or len(arguments) < 2:
         return
-    from llmrun.engines.warm_folder import seems_loaded
+    from llmrun.engines.warm.folder import seems_loaded
 
     if seems_loaded(arguments[1:]):
         _start_renderer(arguments)
@@ -52,7 +52,7 @@ def _asked_for(arguments: list[str]) -> str | None:
 def _start_renderer(arguments: list[str]) -> None:
     if "--raw" in arguments:
         return
-    from llmrun.models.render import TemplateRenderer
+    from llmrun.models.prompt.render import TemplateRenderer
 
     _renderers.append(TemplateRenderer())
 
@@ -71,7 +71,7 @@ def take_worker(engine: "EngineName") -> "WorkerClient":
 
 def take_renderer() -> "TemplateRenderer":
     """Return the renderer of chat templates: the one that was started early, or a new one. The caller closes it."""
-    from llmrun.models.render import TemplateRenderer
+    from llmrun.models.prompt.render import TemplateRenderer
 
     return _renderers.pop() if _renderers else TemplateRenderer()
 

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from llmrun.cli.layout import gib, pairs, wrap
-from llmrun.engines.facts import EngineFacts
-from llmrun.engines.prospects import Prospect
+from llmrun.engines.installed.facts import EngineFacts
+from llmrun.engines.selection.prospects import Prospect
 from llmrun.engines.types import EngineName
 from llmrun.hardware.profile import machine_to_json
 from llmrun.hardware.types import Accelerator, Machine, Toolchain

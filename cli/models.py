@@ -57,7 +57,7 @@ def list_command(
         else:
             _show(models_report.catalogue_text(families()))
         return
-    from llmrun.models.store import list_models, list_unfinished
+    from llmrun.models.store.stored import list_models, list_unfinished
 
     models, unfinished = list_models(), list_unfinished()
     if json_output:
@@ -83,7 +83,7 @@ def pull(model: Model, offline: Offline = False, quiet: Quiet = False, json_outp
     from llmrun.cli.progress import choose_progress
     from llmrun.engines.prepare import pull_model
     from llmrun.models.reference import parse_reference
-    from llmrun.models.resolver import find_on_disk
+    from llmrun.models.resolver.resolve import find_on_disk
 
     ref = parse_reference(model)
     there = find_on_disk(ref)
@@ -120,7 +120,7 @@ def show(model: Model, json_output: JsonOutput = False) -> None:
     """
     from llmrun.cli import models_report
     from llmrun.models.reference import parse_reference
-    from llmrun.models.resolver import find_on_disk
+    from llmrun.models.resolver.resolve import find_on_disk
 
     ref = parse_reference(model)
     found = find_on_disk(ref)
@@ -149,8 +149,8 @@ def rm(
     from llmrun.cli.progress import format_size
     from llmrun.errors import ModelNotFoundError
     from llmrun.models.reference import parse_reference
-    from llmrun.models.resolver import find_on_disk
-    from llmrun.models.store import check_removable, remove_model
+    from llmrun.models.resolver.resolve import find_on_disk
+    from llmrun.models.store.stored import check_removable, remove_model
 
     ref = parse_reference(model)
     found = find_on_disk(ref)
@@ -186,11 +186,11 @@ def _show_absent(ref: "ModelRef", *, json_output: bool) -> None:
 
 def _read_headers(model: "LocalModel") -> "ModelInfo | None":
     """Read the headers; there is no reader for legacy files."""
-    from llmrun.models.gguf_info import read_gguf_info
+    from llmrun.models.gguf.info import read_gguf_info
     from llmrun.models.sniff import FileKind, sniff
 
     if model.path.is_dir():
-        from llmrun.models.huggingface import LocalFolder, read_folder_info
+        from llmrun.models.huggingface.info import LocalFolder, read_folder_info
 
         return read_folder_info(LocalFolder(model.path), family=model.family)
     if sniff(model.path).kind is FileKind.GGML:

@@ -15,7 +15,7 @@ import typer
 from llmrun.cli.options import JsonOutput
 
 if TYPE_CHECKING:
-    from llmrun.engines.prefix_cache_file import EntryHead
+    from llmrun.engines.prefix_cache.file import EntryHead
 
 __all__ = ["cache_app", "cache_document", "cache_text"]
 
@@ -38,7 +38,7 @@ def show(json_output: JsonOutput = False) -> None:
     llmrun models cache show --json | jq .size_bytes
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.output import inert, write_json, write_out
-    from llmrun.engines.prefix_cache_folder import limit_bytes, list_entries, list_files
+    from llmrun.engines.prefix_cache.folder import limit_bytes, list_entries, list_files
 
     folder, limit = _folder(), limit_bytes()
     size = sum(file.size_bytes for file in list_files(folder))
@@ -62,7 +62,7 @@ def clear(
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.output import report_line, write_json
     from llmrun.cli.progress import format_size
-    from llmrun.engines.prefix_cache_folder import list_files, remove_everything
+    from llmrun.engines.prefix_cache.folder import list_files, remove_everything
     from llmrun.errors import StorageError
 
     folder = _folder()
@@ -138,7 +138,7 @@ def _by_model(entries: "Sequence[EntryHead]") -> "list[tuple[str, list[EntryHead
 
 
 def _folder() -> Path:
-    from llmrun.engines.prefix_cache_folder import FOLDER
+    from llmrun.engines.prefix_cache.folder import FOLDER
     from llmrun.folders import cache_folder
 
     return cache_folder(FOLDER).absolute()

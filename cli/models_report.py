@@ -8,7 +8,7 @@ from typing import Any
 
 from llmrun.cli.progress import format_size
 from llmrun.models.catalogue import Candidate, Family, Variant
-from llmrun.models.store import StoredModel, UnfinishedFile
+from llmrun.models.store.stored import StoredModel, UnfinishedFile
 from llmrun.models.types import LocalModel, ModelFile, ModelInfo
 
 __all__ = [

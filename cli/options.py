@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmrun.engines.memory_kv import KV_BYTES
+from llmrun.engines.memory.kv import KV_BYTES
 from llmrun.engines.types import EngineName
 
 __all__ = [

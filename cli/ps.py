@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmrun.cli.options import JsonOutput, Quiet
 
 if TYPE_CHECKING:
-    from llmrun.engines.warm_record import WarmWorker
+    from llmrun.engines.warm.record import WarmWorker
 
 __all__ = ["document", "ps", "table"]
 
@@ -30,7 +30,7 @@ def ps(json_output: JsonOutput = False, quiet: Quiet = False) -> None:
     import os
 
     from llmrun.cli.output import inert, report_line, write_json, write_out
-    from llmrun.engines.warm import list_warm, resident_bytes
+    from llmrun.engines.warm.workers import list_warm, resident_bytes
 
     found = [(worker, resident_bytes(worker)) for worker in list_warm()]
     if json_output:

@@ -86,7 +86,7 @@ def run(
     llmrun run smollm2-135m-instruct "Hello" --keep-alive 10m
     """  # noqa: D301 - Typer reads the control character as "keep these lines as they are"
     from llmrun.cli.run_flow import RunRequest, execute
-    from llmrun.engines.warm_flow import keep_alive_seconds
+    from llmrun.engines.warm.flow import keep_alive_seconds
 
     execute(
         RunRequest(
@@ -116,6 +116,7 @@ def run(
                 max_tokens=max_tokens,
                 seed=int.from_bytes(os.urandom(4)) % (LARGEST_SEED + 1) if seed is None else seed,
                 stop=tuple(stop),
+                repeatable=seed is not None or temperature == 0,
             ),
             offline=offline,
             fallback=not no_fallback,

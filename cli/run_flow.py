@@ -19,11 +19,11 @@ from llmrun.engines.client import Interrupted, WorkerClient
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.prepare import Prepared, prepare, prepare_next
 from llmrun.engines.prompting import conversation_prompt, verbatim_prompt
-from llmrun.engines.selection import fallback_notice
+from llmrun.engines.selection.select import fallback_notice
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions
-from llmrun.engines.warm_flow import release, slow_start_hint
+from llmrun.engines.warm.flow import release, slow_start_hint
 from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
-from llmrun.models.prompt import Message, RenderedPrompt
+from llmrun.models.prompt.conversation import Message, RenderedPrompt
 
 __all__ = ["RunRequest", "execute"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmrun.engines.prepare import Prepared
 from llmrun.engines.types import Done, FinishReason, LoadPlan, SamplingOptions, Stats
-from llmrun.models.prompt import RenderedPrompt
+from llmrun.models.prompt.conversation import RenderedPrompt
 
 __all__ = ["answer_document", "dry_run_document", "finish_notice", "stats_lines"]
 

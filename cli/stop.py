@@ -7,7 +7,7 @@ import typer
 from llmrun.cli.options import JsonOutput, Quiet
 
 if TYPE_CHECKING:
-    from llmrun.engines.warm_record import WarmWorker
+    from llmrun.engines.warm.record import WarmWorker
 
 __all__ = ["stop"]
 
@@ -31,7 +31,7 @@ def stop(
     llmrun stop --all
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.output import report_line, write_json
-    from llmrun.engines.warm import stop_warm
+    from llmrun.engines.warm.workers import stop_warm
 
     outcome = [(worker, stop_warm(worker, force=force)) for worker in _choose(model, every=every)]
     if json_output:
@@ -52,7 +52,7 @@ def _choose(model: str | None, *, every: bool) -> "list[WarmWorker]":
         UsageError: It was not said which.
         ModelNotFoundError: The model is not loaded.
     """
-    from llmrun.engines.warm import list_warm, select_warm
+    from llmrun.engines.warm.workers import list_warm, select_warm
     from llmrun.errors import ModelNotFoundError, UsageError
 
     if every == (model is not None):
@@ -70,7 +70,7 @@ def _path_on_disk(model: str) -> str:
     """Return where a model lies that may be named in other words than those it was loaded with."""
     from llmrun.errors import LlmrunError
     from llmrun.models.reference import parse_reference
-    from llmrun.models.resolver import find_on_disk
+    from llmrun.models.resolver.resolve import find_on_disk
 
     try:
         found = find_on_disk(parse_reference(model))

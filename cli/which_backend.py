@@ -8,8 +8,8 @@ import typer
 from llmrun.cli import options as common
 
 if TYPE_CHECKING:
-    from llmrun.engines.facts import EngineFacts
-    from llmrun.engines.setting import Setting
+    from llmrun.engines.installed.facts import EngineFacts
+    from llmrun.engines.selection.setting import Setting
     from llmrun.engines.types import EngineName
     from llmrun.hardware.types import Machine
 
@@ -63,7 +63,7 @@ def which_backend(
         _show_machine(looked_at, engines, here=machine is None, json_output=json_output)
         return
     from llmrun.engines.plan import PlanRequest, check_request
-    from llmrun.engines.setting import Setting
+    from llmrun.engines.selection.setting import Setting
     from llmrun.engines.types import DRIVEN_ENGINES, EngineName
 
     request = PlanRequest(context_length=context_length, threads=threads, gpu_layers=gpu_layers, kv_type=kv_type)
@@ -83,7 +83,7 @@ def _show_machine(
 ) -> None:
     from llmrun.cli import machine_report as report
     from llmrun.cli.output import write_json, write_out
-    from llmrun.engines.prospects import find_prospects
+    from llmrun.engines.selection.prospects import find_prospects
     from llmrun.hardware.toolchain import probe_toolchain
 
     toolchain = probe_toolchain(verify=False) if here else None
@@ -100,11 +100,11 @@ def _show_model(model: str, setting: "Setting", *, here: bool, offline: bool, qu
     from llmrun.cli import which_backend_report as report
     from llmrun.cli.output import marks, write_json, write_out
     from llmrun.cli.progress import choose_progress
-    from llmrun.engines.health import check_health
-    from llmrun.engines.judgement import judge
-    from llmrun.engines.subject import find_subject
-    from llmrun.engines.suggestions import suggest
-    from llmrun.engines.tried import judge_tried
+    from llmrun.engines.installed.health import check_health
+    from llmrun.engines.selection.judgement import judge
+    from llmrun.engines.selection.subject import find_subject
+    from llmrun.engines.selection.suggestions import suggest
+    from llmrun.engines.selection.tried import judge_tried
     from llmrun.models.reference import parse_reference
 
     progress = choose_progress(quiet=quiet)
@@ -125,7 +125,7 @@ def _show_model(model: str, setting: "Setting", *, here: bool, offline: bool, qu
 
 def _elsewhere(file: Path) -> "tuple[Machine, dict[EngineName, EngineFacts]]":
     """Return the machine of a file, with every engine taken to be installed there."""
-    from llmrun.engines.facts import assume_engine
+    from llmrun.engines.installed.facts import assume_engine
     from llmrun.engines.types import EngineName
     from llmrun.hardware.profile import read_machine
 
@@ -139,13 +139,13 @@ def _here(*, recheck: bool, quiet: bool, thorough: bool) -> "tuple[Machine, dict
     """Return this machine and its engines.
 
     Asked `thorough`ly, what was never found out about them is found out now and kept. For the question about a model,
-    an engine is tried when the answer turns out to rest on it (see `engines/tried.py`).
+    an engine is tried when the answer turns out to rest on it (see `engines/selection/tried.py`).
     """
     from dataclasses import replace
 
     from llmrun.cli.progress import choose_progress
-    from llmrun.engines.facts import UNKNOWN, probe_engines
-    from llmrun.engines.health import check_health
+    from llmrun.engines.installed.facts import UNKNOWN, probe_engines
+    from llmrun.engines.installed.health import check_health
     from llmrun.folders import cache_folder
     from llmrun.hardware.bandwidth import known_bandwidth, learn_bandwidth
     from llmrun.hardware.machine import probe_machine

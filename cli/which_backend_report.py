@@ -6,12 +6,12 @@ from typing import Any
 
 from llmrun.cli.layout import gib, wrap
 from llmrun.cli.machine_report import engine_document
-from llmrun.engines.facts import EngineFacts
-from llmrun.engines.judgement import Forecast, Judgement
-from llmrun.engines.memory import MemoryPlan
-from llmrun.engines.reasons import ReasonCode, Verdict
-from llmrun.engines.subject import Subject
-from llmrun.engines.suggestions import Suggestion
+from llmrun.engines.installed.facts import EngineFacts
+from llmrun.engines.memory.needs import MemoryPlan
+from llmrun.engines.selection.judgement import Forecast, Judgement
+from llmrun.engines.selection.reasons import ReasonCode, Verdict
+from llmrun.engines.selection.subject import Subject
+from llmrun.engines.selection.suggestions import Suggestion
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.hardware.profile import machine_to_json
 from llmrun.hardware.types import Machine

@@ -3,7 +3,7 @@
 The process is started before anything is known about the model, so that it imports its engine while the parent reads
 headers and renders the prompt. Whatever way it ends, the caller gets an answer or one `LlmrunError`.
 
-A worker may also be one that an earlier command left running (`engines/warm.py`): it has its model already, so that
+A worker may also be one that an earlier command left running (`engines/warm`): it has its model already, so that
 loading answers at once, and closing only detaches from it.
 """
 
@@ -20,7 +20,7 @@ from llmrun.errors import EngineTimeoutError, LlmrunError, UsageError
 
 if TYPE_CHECKING:
     from llmrun.engines.client_process import Link
-    from llmrun.engines.warm_record import WarmTarget
+    from llmrun.engines.warm.record import WarmTarget
 
 __all__ = ["Interrupted", "WorkerClient"]
 

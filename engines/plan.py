@@ -6,10 +6,10 @@ alternative is to be killed by the system in the middle of an answer.
 
 from dataclasses import replace
 
-from llmrun.engines.memory import plan_memory, trained_context
-from llmrun.engines.memory_kv import CONTEXT_STEP, estimate_kv_bytes
-from llmrun.engines.memory_llama_cpp import ALL_LAYERS, BATCH_TOKENS
-from llmrun.engines.memory_types import SHARE, MemoryPlan, PlanRequest
+from llmrun.engines.memory.kv import CONTEXT_STEP, estimate_kv_bytes
+from llmrun.engines.memory.llama_cpp import ALL_LAYERS, BATCH_TOKENS
+from llmrun.engines.memory.needs import plan_memory, trained_context
+from llmrun.engines.memory.types import SHARE, MemoryPlan, PlanRequest
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import NotEnoughMemoryError, UsageError
 from llmrun.hardware.types import Machine
@@ -52,6 +52,7 @@ def make_plan(
         context_length=memory.context_length,
         context_is_fixed=request.context_length is not None or not _can_grow(info, request, memory),
         threads=request.threads or machine.cpu.threads,
+        threads_are_fixed=request.threads is not None,
         gpu_layers=memory.gpu_layers if request.gpu_layers is None else request.gpu_layers,
         kv_type=request.kv_type,
         batch_tokens=BATCH_TOKENS,

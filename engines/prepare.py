@@ -7,27 +7,27 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmrun.engines.client import WorkerClient
-from llmrun.engines.facts import EngineFacts, probe_engines
-from llmrun.engines.judgement import Judgement, judge
-from llmrun.engines.memory import estimate_need, trained_context
+from llmrun.engines.installed.facts import EngineFacts, probe_engines
+from llmrun.engines.memory.needs import estimate_need, trained_context
 from llmrun.engines.plan import PlanRequest, check_request
-from llmrun.engines.prefix_cache_folder import FOLDER
-from llmrun.engines.reasons import Selection
-from llmrun.engines.setting import Setting
-from llmrun.engines.subject import Subject, find_subject, local_subject
+from llmrun.engines.prefix_cache.folder import FOLDER
+from llmrun.engines.selection.judgement import Judgement, judge
+from llmrun.engines.selection.reasons import Selection
+from llmrun.engines.selection.setting import Setting
+from llmrun.engines.selection.subject import Subject, find_subject, local_subject
 from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan
-from llmrun.engines.warm_flow import attach_warm, make_warm_target, stop_idle
+from llmrun.engines.warm.flow import attach_warm, make_warm_target, stop_idle
 from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError, UsageError
 from llmrun.folders import cache_folder
 from llmrun.hardware.machine import probe_machine
-from llmrun.models.gguf_types import GgufHeader
+from llmrun.models.gguf.types import GgufHeader
 from llmrun.models.reference import parse_reference
-from llmrun.models.resolver import resolve
+from llmrun.models.resolver.resolve import resolve
 from llmrun.models.types import LocalModel, ModelInfo, ModelRef, RefKind
 from llmrun.progress import Progress
 
 if TYPE_CHECKING:
-    from llmrun.engines.warm_record import WarmTarget
+    from llmrun.engines.warm.record import WarmTarget
 
 __all__ = ["Prepared", "prepare", "prepare_next", "pull_model"]
 
@@ -151,7 +151,7 @@ def _leave_room(setting: Setting, draft: LocalModel | None) -> Setting:
     """Take what a draft model needs out of the memory that is there for the model itself."""
     if draft is None:
         return setting
-    from llmrun.models.gguf_info import read_gguf_info
+    from llmrun.models.gguf.info import read_gguf_info
 
     info = read_gguf_info(draft.path)
     context_length = min(setting.request.context_length or _DRAFT_CONTEXT, trained_context(info))
@@ -207,14 +207,14 @@ def _judge(subject: Subject, setting: Setting) -> Judgement:
 
 def _with_alternatives(error: LlmrunError, judged: Judgement, setting: Setting) -> LlmrunError:
     """Name what would fit, when something is known to."""
-    from llmrun.engines.suggestions import suggest
+    from llmrun.engines.selection.suggestions import suggest
 
     ways = [suggestion.text for suggestion in suggest(judged, setting)]
     return type(error)(error.message, fix="; ".join(ways)) if ways else error
 
 
 def _fetch(subject: Subject, *, offline: bool, progress: Progress) -> LocalModel:
-    from llmrun.models.resolver import fetch_found
+    from llmrun.models.resolver.resolve import fetch_found
 
     if subject.remote is not None:
         return fetch_found(subject.remote, progress=progress)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from llmrun.engines.prepare import Prepared
-from llmrun.models.gguf_vocabulary import read_control_tokens
-from llmrun.models.prompt import (
+from llmrun.models.gguf.vocabulary import read_control_tokens
+from llmrun.models.prompt.conversation import (
     Message,
     RenderedPrompt,
     Renderer,

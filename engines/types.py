@@ -53,7 +53,8 @@ class LoadPlan:
         vocabulary_only: Load the tokenizer and no weights (`--dry-run`).
         estimated_bytes: Memory that the plan expects to take at its peak.
         draft_path: A smaller model of the same vocabulary that guesses ahead, or None.
-        lookup: Whether to guess ahead from the text so far: `auto` (when it pays), `on` or `off`.
+        lookup: Whether to guess ahead from the text so far: `auto` (when it pays, and where checking guesses gives the
+            very same logits), `on` (wherever it pays: a close call may come out differently) or `off`.
         cache_folder: Where the KV state of long prompts is kept between runs, or None for nowhere.
         cache_key: What such a state depends on besides the tokens and the build: the identity of the model's file.
     """
@@ -88,6 +89,8 @@ class SamplingOptions:
         max_tokens: Stop after so many tokens; None: until the context is full.
         seed: For repeatable sampling, 0 to 2^32 - 2.
         stop: Texts that end the answer and are left out of it.
+        repeatable: Nothing that depends on what else the machine is doing may change how the answer is computed, so
+            that the same request gives the same answer.
     """
 
     temperature: float
@@ -98,6 +101,7 @@ class SamplingOptions:
     max_tokens: int | None
     seed: int
     stop: tuple[str, ...] = ()
+    repeatable: bool = False
 
 
 class FinishReason(StrEnum):

@@ -1,6 +1,6 @@
 """The child process that runs one engine: it loads a model once and answers requests until its parent goes away.
 
-It owns nothing that outlives it, unless it is asked to stay for later commands (`engines/warm_server.py`). Its first
+It owns nothing that outlives it, unless it is asked to stay for later commands (`engines/warm/server.py`). Its first
 two file descriptors are moved aside for the messages; what native code prints goes to standard error, which the parent
 keeps as evidence. A thread reads requests, so that a request to cancel, or the end of the parent, is seen while the
 engine computes.
@@ -26,7 +26,7 @@ from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError, 
 if TYPE_CHECKING:
     import socket
 
-    from llmrun.engines.warm_server import WarmServer
+    from llmrun.engines.warm.server import WarmServer
 
 __all__ = ["main"]
 
@@ -51,7 +51,7 @@ def make_engine(name: EngineName) -> Engine:
         NoUsableEngineError: The engine is not installed, or cannot be loaded here.
     """
     if name is EngineName.LLAMA_CPP:
-        from llmrun.engines.llama_cpp import LlamaCppEngine
+        from llmrun.engines.llama_cpp.engine import LlamaCppEngine
 
         return LlamaCppEngine()
     if name is EngineName.FAKE:
@@ -201,8 +201,8 @@ class _Worker:
             raise UsageError("there is nothing to keep: no model is loaded")
         seconds = message["seconds"]
         if self._server is None:
-            from llmrun.engines.warm_record import target_from
-            from llmrun.engines.warm_server import WarmServer
+            from llmrun.engines.warm.record import target_from
+            from llmrun.engines.warm.server import WarmServer
 
             target = target_from(message["target"])
             server = WarmServer(target, self._plan, self._session.context_length, seconds, self.read_client)

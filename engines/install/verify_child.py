@@ -28,7 +28,7 @@ def try_llama_cpp(folder: str, model_path: str, threads: int) -> dict[str, Any]:
     """
     if folder:
         sys.path.insert(0, folder)
-    from llmrun.engines.llama_cpp_native import load_native
+    from llmrun.engines.llama_cpp.native import load_native
 
     native = load_native()
     api = native.api

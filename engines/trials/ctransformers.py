@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrun.engines.facts import EngineFacts
+from llmrun.engines.installed.facts import EngineFacts
 from llmrun.engines.trials.process import Verification, run_trial
 from llmrun.hardware.types import Machine
 

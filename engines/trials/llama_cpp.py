@@ -2,8 +2,8 @@
 
 import sys
 
-from llmrun.engines.facts import EngineFacts
 from llmrun.engines.install.verify import verify_build
+from llmrun.engines.installed.facts import EngineFacts
 from llmrun.engines.trials.process import Verification
 from llmrun.hardware.types import Machine
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from llmrun.engines.facts import EngineFacts
+from llmrun.engines.installed.facts import EngineFacts
 from llmrun.engines.trials.process import Verification, run_trial
 from llmrun.hardware.types import Machine
 

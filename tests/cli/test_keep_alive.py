@@ -13,8 +13,8 @@ import gguf_builder as build
 import pytest
 from warm_helpers import Warm, ended, eventually, warm
 
-from llmrun.engines.warm import list_warm
-from llmrun.engines.warm_folder import process_born, runtime_folder
+from llmrun.engines.warm.folder import process_born, runtime_folder
+from llmrun.engines.warm.workers import list_warm
 
 __all__ = ["warm"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmrun.engines.prefix_cache import PrefixCache
+from llmrun.engines.prefix_cache.store import PrefixCache
 
 Run = Callable[..., Any]
 

@@ -15,8 +15,8 @@ from llmrun.cli import early
 from llmrun.cli.ps import document, ps, table
 from llmrun.cli.stop import stop
 from llmrun.engines.types import EngineName, LoadPlan
-from llmrun.engines.warm_folder import process_born, runtime_folder
-from llmrun.engines.warm_record import WarmTarget, WarmWorker
+from llmrun.engines.warm.folder import process_born, runtime_folder
+from llmrun.engines.warm.record import WarmTarget, WarmWorker
 from llmrun.errors import ModelNotFoundError, SecurityError, UsageError
 
 __all__ = ["warm"]

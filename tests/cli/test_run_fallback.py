@@ -17,14 +17,14 @@ import pytest
 from llmrun.cli import early, run_flow
 from llmrun.cli.run_flow import RunRequest, execute
 from llmrun.engines.client import WorkerClient
-from llmrun.engines.facts import assume_engine
-from llmrun.engines.judgement import judge
+from llmrun.engines.installed.facts import assume_engine
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.prepare import Prepared
-from llmrun.engines.reasons import Selection
-from llmrun.engines.selection import fallback_notice
-from llmrun.engines.setting import Setting
-from llmrun.engines.subject import find_subject
+from llmrun.engines.selection.judgement import judge
+from llmrun.engines.selection.reasons import Selection
+from llmrun.engines.selection.select import fallback_notice
+from llmrun.engines.selection.setting import Setting
+from llmrun.engines.selection.subject import find_subject
 from llmrun.engines.types import EngineName, SamplingOptions
 from llmrun.errors import EngineCrashedError, NoUsableEngineError
 from llmrun.hardware.machine import probe_machine

@@ -7,9 +7,9 @@ import json
 import sys
 from typing import Any
 
-from llmrun.engines import llama_cpp_prefix
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.llama_cpp import LlamaCppEngine
+from llmrun.engines.llama_cpp import prefix as llama_cpp_prefix
+from llmrun.engines.llama_cpp.engine import LlamaCppEngine
 from llmrun.engines.types import Delta, Done, EngineName, LoadPlan, Notice, SamplingOptions
 
 
@@ -19,7 +19,14 @@ def main() -> None:
     plan = LoadPlan(engine=EngineName.LLAMA_CPP, context_length=4096, threads=2, **asked["plan"])
     session = LlamaCppEngine().load(plan)
     options = SamplingOptions(
-        temperature=0, top_p=1, top_k=0, min_p=0, repeat_penalty=1, max_tokens=asked["most"], seed=0
+        temperature=0,
+        top_p=1,
+        top_k=0,
+        min_p=0,
+        repeat_penalty=1,
+        max_tokens=asked["most"],
+        seed=0,
+        repeatable=True,
     )
     said = []
     for tokens in asked["prompts"]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from llmrun.engines.facts import EngineFacts, assume_engine
-from llmrun.engines.model_facts import ModelFacts
-from llmrun.engines.reasons import Verdict
+from llmrun.engines.installed.facts import EngineFacts, assume_engine
+from llmrun.engines.selection.model_facts import ModelFacts
+from llmrun.engines.selection.reasons import Verdict
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import GPU, CpuInfo, GpuVendor, Machine, MemoryInfo
 from llmrun.models.catalogue import find_family

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.engines.architectures import (
+from llmrun.engines.installed.architectures import (
     architecture_of_family,
     ask_architectures,
     gguf_in_transformers,
@@ -12,8 +12,8 @@ from llmrun.engines.architectures import (
     shipped_architectures,
     shipped_version,
 )
-from llmrun.engines.facts import probe_engine
-from llmrun.engines.reasons import ReasonCode
+from llmrun.engines.installed.facts import probe_engine
+from llmrun.engines.selection.reasons import ReasonCode
 from llmrun.engines.types import EngineName
 from llmrun.hardware.machine import probe_machine
 from llmrun.models.catalogue import families

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.engines.facts import UNKNOWN, EngineFacts, assume_engine, probe_engine, probe_engines
 from llmrun.engines.install.wheels import RECORD_MEMBER
+from llmrun.engines.installed.facts import UNKNOWN, EngineFacts, assume_engine, probe_engine, probe_engines
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import CpuInfo, Machine, MemoryInfo
 
@@ -182,7 +182,7 @@ def test_an_assumed_engine_is_of_the_release_that_the_table_was_read_from() -> N
 
 def test_this_environment_is_probed_without_importing_an_engine() -> None:
     script = (
-        "import sys\nfrom llmrun.engines.facts import probe_engines\nfound = probe_engines()\n"
+        "import sys\nfrom llmrun.engines.installed.facts import probe_engines\nfound = probe_engines()\n"
         "heavy = {'torch', 'transformers', 'vllm', 'llama_cpp', 'ctransformers', 'numpy', 'subprocess',"
         " 'importlib.metadata'}\n"
         "assert len(found) == 4\nprint(sorted(heavy & set(sys.modules)))"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.engines.architectures import Architectures
-from llmrun.engines.facts import CRASHES, HEALTHY, UNKNOWN, EngineFacts, probe_engine
-from llmrun.engines.health import check_health, crash_fix, kept_health
 from llmrun.engines.install.verify import Verification
+from llmrun.engines.installed.architectures import Architectures
+from llmrun.engines.installed.facts import CRASHES, HEALTHY, UNKNOWN, EngineFacts, probe_engine
+from llmrun.engines.installed.health import check_health, crash_fix, kept_health
 from llmrun.engines.types import EngineName
 from llmrun.hardware.machine import probe_machine
 from llmrun.hardware.types import GPU, CpuInfo, GpuVendor, Machine, MemoryInfo
@@ -71,7 +71,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         found.append(again)
         return Architectures(supported=frozenset({f"{engine.value} {version}"}), source="installed")
 
-    monkeypatch.setattr("llmrun.engines.health.ask_architectures", answer)
+    monkeypatch.setattr("llmrun.engines.installed.health.ask_architectures", answer)
     return found
 
 

@@ -188,7 +188,7 @@ def test_greedy_text_is_that_of_the_library_called_directly(worker: WorkerClient
 
 def test_importing_the_adapter_loads_no_engine_and_no_numpy() -> None:
     program = (
-        "import sys, llmrun.engines.llama_cpp, llmrun.engines.worker, llmrun.engines.client\n"
+        "import sys, llmrun.engines.llama_cpp.engine, llmrun.engines.worker, llmrun.engines.client\n"
         "print([m for m in ('llama_cpp', 'numpy', 'jinja2', 'torch', 'transformers', 'vllm') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

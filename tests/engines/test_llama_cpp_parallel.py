@@ -8,8 +8,8 @@ import gguf_builder as build
 import pytest
 
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.llama_cpp import LlamaCppEngine, LlamaCppSession
-from llmrun.engines.llama_cpp_parallel import choose_share
+from llmrun.engines.llama_cpp.engine import LlamaCppEngine, LlamaCppSession
+from llmrun.engines.llama_cpp.parallel import choose_share
 from llmrun.engines.protocol import BatchEvent, BatchRequest, Failure
 from llmrun.engines.types import Delta, Done, EngineName, FinishReason, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import PromptTooLongError, UsageError

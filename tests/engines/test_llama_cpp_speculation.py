@@ -7,9 +7,10 @@ from typing import Any
 import gguf_builder as build
 import pytest
 
-from llmrun.engines import llama_cpp, llama_cpp_context
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.llama_cpp import LlamaCppEngine, LlamaCppSession
+from llmrun.engines.llama_cpp import context as llama_cpp_context
+from llmrun.engines.llama_cpp import engine as llama_cpp
+from llmrun.engines.llama_cpp.engine import LlamaCppEngine, LlamaCppSession
 from llmrun.engines.speculation import GuessController
 from llmrun.engines.types import Delta, Done, EngineName, FinishReason, LoadPlan, Notice, SamplingOptions, Segment
 from llmrun.errors import UsageError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmrun.engines.llama_cpp_threads import DecodeThreads
+from llmrun.engines.llama_cpp.threads import DecodeThreads
 from llmrun.engines.types import EngineName, LoadPlan
 
 
@@ -40,6 +40,17 @@ def test_beside_another_program_tokens_and_guesses_get_fewer_threads() -> None:
     library, threads = make()
     slow_down(threads)
     assert ("context", 1, 1) in library.told
+
+
+def test_a_repeatable_answer_keeps_all_threads() -> None:
+    library, threads = make()
+    slow_down(threads)
+    threads.begin("context", repeatable=True)
+    assert library.told[-1] == ("context", 2, 2)
+    told = len(library.told)
+    for _ in range(40):
+        threads.observe("context", 0.5)
+    assert len(library.told) == told
 
 
 def test_the_next_prompt_gets_all_threads() -> None:

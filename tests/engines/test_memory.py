@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmrun.engines.memory import MemoryPlan, estimate_kv_bytes, estimate_need, largest_context, plan_memory
+from llmrun.engines.memory.needs import MemoryPlan, estimate_kv_bytes, estimate_need, largest_context, plan_memory
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import GPU, CpuInfo, GpuVendor, Machine, MemoryInfo

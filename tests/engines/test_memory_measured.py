@@ -19,9 +19,9 @@ import pytest
 from random_gguf import Shape, write_random_gguf  # type: ignore[import-not-found, unused-ignore]
 
 from llmrun.engines.client import WorkerClient
-from llmrun.engines.memory import MemoryNeed, estimate_kv_bytes, estimate_need
+from llmrun.engines.memory.needs import MemoryNeed, estimate_kv_bytes, estimate_need
 from llmrun.engines.types import Done, EngineName, LoadPlan, SamplingOptions, Segment
-from llmrun.models.gguf_info import read_gguf_info
+from llmrun.models.gguf.info import read_gguf_info
 
 pytestmark = [
     pytest.mark.engine,
@@ -31,7 +31,7 @@ pytestmark = [
 MIB = 1 << 20
 _COPIES = """
 import sys
-from llmrun.engines.llama_cpp_native import load_native
+from llmrun.engines.llama_cpp.native import load_native
 api = load_native().api
 lines = []
 callback = api.llama_log_callback(lambda level, text, data: lines.append(text.decode()))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.engines import prefix_cache_folder
-from llmrun.engines.prefix_cache import CachedPrefix, PrefixCache
-from llmrun.engines.prefix_cache_folder import StoredFile, limit_bytes, list_entries, list_files, remove_everything
+from llmrun.engines.prefix_cache import folder as prefix_cache_folder
+from llmrun.engines.prefix_cache.folder import StoredFile, limit_bytes, list_entries, list_files, remove_everything
+from llmrun.engines.prefix_cache.store import CachedPrefix, PrefixCache
 from llmrun.errors import UsageError
 
 LIMIT = 1 << 30
@@ -350,7 +350,7 @@ def test_a_folder_that_depends_on_where_one_stands_is_refused(folder: str) -> No
 
 def test_a_full_disk_is_a_reason_and_leaves_nothing(cache: PrefixCache, tmp_path: Path) -> None:
     program = (
-        "import resource, sys\nfrom pathlib import Path\nfrom llmrun.engines.prefix_cache import PrefixCache\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom llmrun.engines.prefix_cache.store import PrefixCache\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "cache = PrefixCache(Path(sys.argv[1]), 'model', 1 << 30)\n"
         "print(cache.store(list(range(300)), bytes(100_000)))\n"
@@ -386,7 +386,7 @@ def test_a_file_where_the_folder_should_be_is_a_reason(tmp_path: Path) -> None:
 def test_processes_at_once(tmp_path: Path) -> None:
     """Four processes store, find and evict in the same folder: whatever one finds is whole and the one it asked for."""
     program = (
-        "import random, sys\nfrom pathlib import Path\nfrom llmrun.engines.prefix_cache import PrefixCache\n"
+        "import random, sys\nfrom pathlib import Path\nfrom llmrun.engines.prefix_cache.store import PrefixCache\n"
         "cache = PrefixCache(Path(sys.argv[1]), 'model', 200_000)\n"
         "chance = random.Random(int(sys.argv[2]))\n"
         "for _ in range(60):\n"

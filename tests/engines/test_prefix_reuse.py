@@ -15,8 +15,8 @@ import pytest
 from random_gguf import Shape, _vocabulary, write_random_gguf
 
 from llmrun.engines.client import WorkerClient
-from llmrun.engines.llama_cpp_prefix import resume_point
-from llmrun.engines.prefix_cache_file import read_head, write_entry
+from llmrun.engines.llama_cpp.prefix import resume_point
+from llmrun.engines.prefix_cache.file import read_head, write_entry
 from llmrun.engines.types import (
     Delta,
     Done,
@@ -98,7 +98,9 @@ def ask(folder: Path) -> Iterator[Ask]:
 
 
 def generate(client: WorkerClient, prompt: str, most: int) -> Answer:
-    options = SamplingOptions(temperature=0, top_p=1, top_k=0, min_p=0, repeat_penalty=1, max_tokens=most, seed=0)
+    options = SamplingOptions(
+        temperature=0, top_p=1, top_k=0, min_p=0, repeat_penalty=1, max_tokens=most, seed=0, repeatable=True
+    )
     events: list[Any] = list(client.generate([Segment(text=prompt, special=False)], options))
     assert isinstance(events[-1], Done)
     text = "".join(event.text for event in events if isinstance(event, Delta))

@@ -22,9 +22,9 @@ from selection_cases import (
     verdict_of,
 )
 
-from llmrun.engines.facts import CRASHES, assume_engine
-from llmrun.engines.model_facts import ModelFacts
-from llmrun.engines.selection import judge_engines, select_engine
+from llmrun.engines.installed.facts import CRASHES, assume_engine
+from llmrun.engines.selection.model_facts import ModelFacts
+from llmrun.engines.selection.select import judge_engines, select_engine
 from llmrun.engines.types import EngineName
 from llmrun.errors import NoUsableEngineError
 from llmrun.hardware.types import GPU, GpuVendor

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmrun.engines.speed import SpeedForecast, fast_kernels, forecast_speed
-from llmrun.engines.speed_kernels import Kernel, find_kernel
+from llmrun.engines.speed.forecast import SpeedForecast, fast_kernels, forecast_speed
+from llmrun.engines.speed.kernels import Kernel, find_kernel
 from llmrun.engines.types import EngineName
 from llmrun.hardware.profile import read_machine
 from llmrun.hardware.types import CpuInfo, Machine

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from llmrun.engines.thread_tuner import ThreadTuner
+from llmrun.engines.threads.tuner import ThreadTuner
 
 TOKEN = 0.010  # seconds of a token with all threads, undisturbed
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.engines import thread_waiting
-from llmrun.engines.thread_waiting import ThreadWaiting
+from llmrun.engines.threads import waiting as thread_waiting
+from llmrun.engines.threads.waiting import ThreadWaiting
 
 
 def write(folder: Path, name: str, waited_seconds: float, text: str | None = None) -> None:

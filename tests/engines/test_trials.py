@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from llmrun.engines.facts import EngineFacts
+from llmrun.engines.installed.facts import EngineFacts
 from llmrun.engines.trials import ctransformers, llama_cpp, pytorch, vllm
 from llmrun.engines.trials.legacy_model import PROBE_TOKENS, legacy_gpt2, legacy_llama
 from llmrun.engines.trials.process import LIFELINE, run_trial

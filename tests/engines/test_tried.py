@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from selection_cases import CTRANSFORMERS, GGUF, LAPTOP, LLAMA, LLAMA_CPP, PYTORCH, REAL, SERVER, VLLM, engines
 
-from llmrun.engines.facts import CRASHES, HEALTHY, EngineFacts
-from llmrun.engines.model_facts import ModelFacts
+from llmrun.engines.installed.facts import CRASHES, HEALTHY, EngineFacts
 from llmrun.engines.plan import PlanRequest
-from llmrun.engines.setting import Setting
-from llmrun.engines.subject import Subject
-from llmrun.engines.tried import judge_tried
+from llmrun.engines.selection.model_facts import ModelFacts
+from llmrun.engines.selection.setting import Setting
+from llmrun.engines.selection.subject import Subject
+from llmrun.engines.selection.tried import judge_tried
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import Machine
 from llmrun.models.reference import parse_reference

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmrun.engines.variants import choose_variant, estimate_weights_bytes
+from llmrun.engines.selection.variants import choose_variant, estimate_weights_bytes
 from llmrun.hardware.types import GPU, CpuInfo, GpuVendor, Machine, MemoryInfo
 from llmrun.models.catalogue import Candidate, find_family, resolve_tag
 from llmrun.models.types import ModelFormat

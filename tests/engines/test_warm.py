@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from warm_helpers import SAMPLING, Warm, ask, ended, eventually, segments, text_of, warm
 
-from llmrun.engines import warm_link
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.types import Delta, EngineName, FinishReason
-from llmrun.engines.warm import attach, find_warm, list_warm, stop_idle, stop_warm
-from llmrun.engines.warm_folder import find_names, process_born, runtime_folder, runtime_path, seems_loaded
-from llmrun.engines.warm_record import WarmWorker
-from llmrun.engines.warm_server import WarmServer, is_short_of_memory
+from llmrun.engines.warm import link as warm_link
+from llmrun.engines.warm.folder import find_names, process_born, runtime_folder, runtime_path, seems_loaded
+from llmrun.engines.warm.record import WarmWorker
+from llmrun.engines.warm.server import WarmServer, is_short_of_memory
+from llmrun.engines.warm.workers import attach, find_warm, list_warm, stop_idle, stop_warm
 from llmrun.errors import EngineCrashedError, NoUsableEngineError, SecurityError, UsageError
 from llmrun.hardware.types import MemoryInfo
 
@@ -90,7 +90,7 @@ import os
 from pathlib import Path
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.types import EngineName, LoadPlan
-from llmrun.engines.warm_record import make_target
+from llmrun.engines.warm.record import make_target
 client, path = WorkerClient(EngineName.FAKE), Path({str(warm.model)!r})
 client.load(LoadPlan(engine=EngineName.FAKE, model_path=str(path), context_length=4096, threads=1))
 client.keep(60, make_target("some-model", path, [path], EngineName.FAKE, {{}}))
@@ -143,7 +143,7 @@ def test_what_is_not_the_same_is_not_found(warm: Warm, how: str, monkeypatch: py
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
     target = warm.target(context_length=101 if how == "other option" else 100)
     if how == "other engine":
-        from llmrun.engines.warm_record import make_target
+        from llmrun.engines.warm.record import make_target
 
         target = make_target("some-model", warm.model, [warm.model], EngineName.LLAMA_CPP, {"context_length": 100})
     assert find_warm(target) is None
@@ -423,7 +423,7 @@ def test_a_folder_of_another_user_is_refused(warm: Warm, monkeypatch: pytest.Mon
     folder = runtime_folder()
     with monkeypatch.context() as changed:
         changed.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
-        changed.setattr("llmrun.engines.warm_folder.runtime_path", lambda: folder)
+        changed.setattr("llmrun.engines.warm.folder.runtime_path", lambda: folder)
         with pytest.raises(SecurityError, match="belongs to user"):
             runtime_folder()
 

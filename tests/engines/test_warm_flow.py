@@ -11,10 +11,10 @@ from warm_helpers import SAMPLING, Warm, ended, segments, text_of, warm
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.types import EngineName, FinishReason, LoadPlan
-from llmrun.engines.warm import find_warm, list_warm
-from llmrun.engines.warm_flow import attach_warm, keep_alive_seconds, make_warm_target, release, slow_start_hint
-from llmrun.engines.warm_folder import process_born, runtime_folder
-from llmrun.engines.warm_record import WarmTarget
+from llmrun.engines.warm.flow import attach_warm, keep_alive_seconds, make_warm_target, release, slow_start_hint
+from llmrun.engines.warm.folder import process_born, runtime_folder
+from llmrun.engines.warm.record import WarmTarget
+from llmrun.engines.warm.workers import find_warm, list_warm
 from llmrun.errors import UsageError
 from llmrun.models.types import LocalModel, ModelFile, ModelRef, RefKind
 

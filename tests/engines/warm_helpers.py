@@ -13,9 +13,9 @@ import pytest
 
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.types import Delta, Done, EngineName, Event, LoadPlan, SamplingOptions, Segment
-from llmrun.engines.warm import attach, find_warm
-from llmrun.engines.warm_folder import find_names, process_born, runtime_path
-from llmrun.engines.warm_record import WarmTarget, WarmWorker, make_target
+from llmrun.engines.warm.folder import find_names, process_born, runtime_path
+from llmrun.engines.warm.record import WarmTarget, WarmWorker, make_target
+from llmrun.engines.warm.workers import attach, find_warm
 
 SAMPLING = SamplingOptions(temperature=0, top_p=1, top_k=0, min_p=0, repeat_penalty=1, max_tokens=None, seed=0, stop=())
 

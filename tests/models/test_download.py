@@ -17,10 +17,10 @@ import fake_servers as fake
 import pytest
 
 from llmrun.errors import LlmrunError, NetworkError, SecurityError, StorageError, UsageError
-from llmrun.models import download as download_module
-from llmrun.models import download_http
-from llmrun.models.download import Digest, Transfer, download
-from llmrun.models.download_http import HttpSession, network_timeout_seconds
+from llmrun.models.download import http as download_http
+from llmrun.models.download import transfer as download_module
+from llmrun.models.download.http import HttpSession, network_timeout_seconds
+from llmrun.models.download.transfer import Digest, Transfer, download
 from llmrun.progress import SILENT
 
 DATA = bytes(range(256)) * 2048  # 512 KiB
@@ -239,8 +239,8 @@ def test_faults_47_a_disk_that_fills_up_keeps_what_is_there(transfer: Transfer, 
         import resource, signal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         from llmrun.errors import StorageError
-        from llmrun.models.download import Digest, Transfer, download
-        from llmrun.models.download_http import HttpSession
+        from llmrun.models.download.transfer import Digest, Transfer, download
+        from llmrun.models.download.http import HttpSession
         from llmrun.progress import SILENT
         from pathlib import Path
         folder = Path({str(transfer.target.parent)!r})
@@ -263,8 +263,8 @@ def test_faults_47_a_disk_that_fills_up_keeps_what_is_there(transfer: Transfer, 
 def test_faults_45_a_killed_process_leaves_a_part_and_no_lock(transfer: Transfer, hub: SimpleNamespace) -> None:
     hub.faults = fake.Faults(stall_after=200_000, times=1)
     program = f"""
-        from llmrun.models.download import Digest, Transfer, download
-        from llmrun.models.download_http import HttpSession
+        from llmrun.models.download.transfer import Digest, Transfer, download
+        from llmrun.models.download.http import HttpSession
         from llmrun.progress import SILENT
         from pathlib import Path
         folder = Path({str(transfer.target.parent)!r})

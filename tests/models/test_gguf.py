@@ -12,9 +12,9 @@ import pytest
 from gguf_builder import Raw, Tensor, build_gguf, llama_pairs, text, u32
 
 from llmrun.errors import LlmrunError, ModelFileError, ModelNotFoundError
-from llmrun.models.gguf import GgufArray, ValueType, read_gguf_header
-from llmrun.models.gguf_info import read_gguf_info
-from llmrun.models.gguf_vocabulary import read_control_tokens, read_texts
+from llmrun.models.gguf.header import GgufArray, ValueType, read_gguf_header
+from llmrun.models.gguf.info import read_gguf_info
+from llmrun.models.gguf.vocabulary import read_control_tokens, read_texts
 
 HUGE = 2**63
 

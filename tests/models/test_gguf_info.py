@@ -10,9 +10,9 @@ import pytest
 from gguf_builder import Raw, Tensor, build_gguf, f32, llama_pairs, text, u32, write_tiny_llama_gguf
 
 from llmrun.errors import ModelFileError
-from llmrun.models.gguf import read_gguf_header
-from llmrun.models.gguf_info import read_gguf_info
-from llmrun.models.gguf_vocabulary import read_chat_templates, read_control_tokens
+from llmrun.models.gguf.header import read_gguf_header
+from llmrun.models.gguf.info import read_gguf_info
+from llmrun.models.gguf.vocabulary import read_chat_templates, read_control_tokens
 from llmrun.models.types import ModelFormat, ModelInfo
 
 ATTENTION = "llama.attention."

@@ -19,9 +19,11 @@ from llmrun.errors import (
     StorageError,
     UsageError,
 )
-from llmrun.models import download, download_http, hub_cache
-from llmrun.models.hub import pull_from_hub
-from llmrun.models.hub_choice import choose_gguf, gguf_sets, hugging_face_files, quantization_of
+from llmrun.models.download import http as download_http
+from llmrun.models.download import transfer as download
+from llmrun.models.hub import cache as hub_cache
+from llmrun.models.hub.choice import choose_gguf, gguf_sets, hugging_face_files, quantization_of
+from llmrun.models.hub.pull import pull_from_hub
 from llmrun.progress import SILENT
 
 Q4, Q8 = b"GGUF four" * 1000, b"GGUF eight" * 2000

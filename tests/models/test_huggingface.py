@@ -11,7 +11,7 @@ from folder_cases import WHOLE
 from folder_sketches import SKETCHED
 
 from llmrun.errors import ModelFileError
-from llmrun.models.huggingface import LocalFolder, read_folder_info
+from llmrun.models.huggingface.info import LocalFolder, read_folder_info
 from llmrun.models.types import ModelFormat, ModelInfo, SpecialTokens
 
 

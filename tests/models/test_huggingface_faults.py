@@ -12,7 +12,7 @@ import pytest
 from folder_builder import TINY_CONFIG, MemoryFolder, Tensors, folder, header_of, rows_of, sharded, tiny_tensors
 
 from llmrun.errors import LlmrunError, ModelFileError, ModelNotFoundError, SecurityError
-from llmrun.models.huggingface import LocalFolder, read_folder_info
+from llmrun.models.huggingface.info import LocalFolder, read_folder_info
 from llmrun.models.types import ModelInfo
 
 INDEX = "model.safetensors.index.json"

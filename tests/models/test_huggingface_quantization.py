@@ -6,7 +6,7 @@ import pytest
 from folder_builder import TINY_CONFIG, MemoryFolder, Tensors, folder, tiny_tensors
 
 from llmrun.errors import ModelFileError
-from llmrun.models.huggingface import read_folder_info
+from llmrun.models.huggingface.info import read_folder_info
 from llmrun.models.types import ModelFormat
 
 # Two tables, two layers (four projections, three of the feed-forward network, two norms), the last norm.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmrun.errors import ModelFileError, SecurityError, UsageError
-from llmrun.models.prompt import (
+from llmrun.models.prompt.conversation import (
     ChatTemplate,
     Message,
     RenderedPrompt,
@@ -15,7 +15,7 @@ from llmrun.models.prompt import (
     raw_prompt,
     render_prompt,
 )
-from llmrun.models.render import TemplateRefusalError, TemplateRenderer
+from llmrun.models.prompt.render import TemplateRefusalError, TemplateRenderer
 from llmrun.models.types import ModelFormat, ModelInfo, Segment, SpecialTokens
 
 # As in the header of SmolLM2-135M-Instruct.Q4_1.gguf.

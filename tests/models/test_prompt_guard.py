@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from llmrun.errors import SecurityError
-from llmrun.models.prompt_guard import ContentGuard, ControlTokens
+from llmrun.models.prompt.guard import ContentGuard, ControlTokens
 from llmrun.models.types import Segment
 
 TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "[INST]", "<|im_end|>>")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llmrun.models import prompt
 from llmrun.models.catalogue import families
-from llmrun.models.prompt import ChatTemplate, Message, render_prompt
-from llmrun.models.render import TemplateRefusalError, TemplateRenderer
+from llmrun.models.prompt import conversation as prompt
+from llmrun.models.prompt.conversation import ChatTemplate, Message, render_prompt
+from llmrun.models.prompt.render import TemplateRefusalError, TemplateRenderer
 from llmrun.models.types import SpecialTokens
 
 FOLDER = Path(prompt.__file__).with_name("templates")

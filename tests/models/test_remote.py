@@ -14,12 +14,14 @@ from fake_servers import SparseFile
 from gguf_builder import Tensor, build_gguf, llama_pairs, text, u32
 
 from llmrun.errors import LlmrunError, ModelFileError, ModelNotFoundError, NetworkError, SecurityError, UsageError
-from llmrun.models import download, download_http, hub_cache
-from llmrun.models.gguf_info import read_gguf_info
+from llmrun.models.download import http as download_http
+from llmrun.models.download import transfer as download
+from llmrun.models.gguf.info import read_gguf_info
+from llmrun.models.hub import cache as hub_cache
+from llmrun.models.hub.remote import RemoteModel, look_up, look_up_source
 from llmrun.models.reference import parse_reference
-from llmrun.models.remote import RemoteModel, look_up, look_up_source
-from llmrun.models.resolver import fetch_found, find_on_disk
-from llmrun.models.resolver_sources import HubSource
+from llmrun.models.resolver.resolve import fetch_found, find_on_disk
+from llmrun.models.resolver.sources import HubSource
 
 MIB = 1024 * 1024
 TINY = build_gguf()

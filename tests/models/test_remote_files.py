@@ -13,11 +13,11 @@ import pytest
 from fake_servers import SparseFile
 
 from llmrun.errors import LlmrunError, ModelFileError, NetworkError, SecurityError
-from llmrun.models import download_http
-from llmrun.models.hub_listing import hub_session, list_repository
+from llmrun.models.download import http as download_http
+from llmrun.models.hub.listing import hub_session, list_repository
+from llmrun.models.hub.remote import look_up
+from llmrun.models.hub.remote_files import RemoteFolder
 from llmrun.models.reference import parse_reference
-from llmrun.models.remote import look_up
-from llmrun.models.remote_files import RemoteFolder
 from llmrun.progress import SILENT
 
 MIB = 1024 * 1024

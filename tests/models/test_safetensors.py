@@ -7,7 +7,7 @@ import pytest
 from folder_builder import MemoryFolder, Tensors, header_of, rows_of
 
 from llmrun.errors import ModelFileError
-from llmrun.models.safetensors import MAX_TENSORS, read_safetensors_header
+from llmrun.models.huggingface.safetensors import MAX_TENSORS, read_safetensors_header
 
 NAME = "model.safetensors"
 TENSORS: Tensors = {"b": ("BF16", (2, 3)), "a": ("F32", (4,)), "none": ("I8", (0, 5)), "scalar": ("F32", ())}

@@ -8,10 +8,11 @@ import pytest
 from huggingface_hub import scan_cache_dir
 
 from llmrun.errors import UsageError
-from llmrun.models import hub_cache, store_record
+from llmrun.models.hub import cache as hub_cache
 from llmrun.models.reference import parse_reference
-from llmrun.models.resolver import find_on_disk
-from llmrun.models.store import list_models, list_unfinished, remove_model
+from llmrun.models.resolver.resolve import find_on_disk
+from llmrun.models.store import record as store_record
+from llmrun.models.store.stored import list_models, list_unfinished, remove_model
 from llmrun.models.types import LocalModel
 
 COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40

@@ -1,4 +1,4 @@
-"""The forecast of engines/speed.py against what llama.cpp then does, on this machine, for GGUF files.
+"""The forecast of engines/speed/forecast.py against what llama.cpp then does, on this machine, for GGUF files.
 
 Measured are the best of many short runs within a few seconds, because a shared machine drifts; the forecast uses the
 memory bandwidth that is known for it (measured and kept if it is not). One line for each file and number of threads.
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import llama_cpp as native
 
-from llmrun.engines.speed import forecast_speed
+from llmrun.engines.speed.forecast import forecast_speed
 from llmrun.engines.types import EngineName
 from llmrun.hardware.bandwidth import learn_bandwidth
 from llmrun.hardware.machine import probe_machine
-from llmrun.models.gguf_info import read_gguf_info
+from llmrun.models.gguf.info import read_gguf_info
 
 PROMPT_TOKENS = 256
 STEPS = 6

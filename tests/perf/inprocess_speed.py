@@ -12,7 +12,7 @@ from bench import greedy
 from texts import long_text, questions, starting_text
 
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.llama_cpp import LlamaCppEngine
+from llmrun.engines.llama_cpp.engine import LlamaCppEngine
 from llmrun.engines.protocol import BatchRequest, generate_one_by_one
 from llmrun.engines.types import Done, EngineName, LoadPlan, Segment, Stats
 

@@ -12,7 +12,7 @@ __all__ = ["measure_startup"]
 # Where the first own line of work of each command is: starting the engine's process, listing models, choosing a build.
 _FIRST_WORK = {
     "run": ("llmrun.engines.client:WorkerClient.__init__", ["run", "./model.gguf", "hi"]),
-    "models list": ("llmrun.models.store:list_models", ["models", "list"]),
+    "models list": ("llmrun.models.store.stored:list_models", ["models", "list"]),
     "install": ("llmrun.engines.install.install:install_engine", ["install", "llama-cpp", "--dry-run"]),
 }
 _FIRST_WORK_PROGRAM = """

@@ -1,6 +1,6 @@
-"""Write models/huggingface_types.json from the transformers that is installed where this runs.
+"""Write models/huggingface/types.json from the transformers that is installed where this runs.
 
-Usage: python tests/tools/folder_types.py models/huggingface_types.json
+Usage: python tests/tools/folder_types.py models/huggingface/types.json
 
 Each model type gets what its publishers leave out of config.json: its own names for the common keys, the values that
 stand for missing keys, and the kinds of layers in one period. Types that wrap a language model name that model's type.

@@ -1,0 +1,1 @@
+"""Which engines are installed, what they support, and whether they work on this machine."""

@@ -1,0 +1,94 @@
+"""One answer while it is written: its text, its limits and its counts. The same for one sequence and for many.
+
+Text is handed out in frames, not token by token: every frame wakes the process that shows it, on one of the processors
+that compute. Nobody sees the difference, because a frame lasts no longer than that of a screen.
+"""
+
+import time
+from collections.abc import Iterator
+
+from llmrun.engines.llama_cpp.vocabulary import Vocabulary
+from llmrun.engines.textstream import TextStream
+from llmrun.engines.types import Delta, Done, Event, FinishReason, SamplingOptions, Stats
+
+__all__ = ["Answer"]
+
+_FRAME_SECONDS = 1 / 60
+
+
+class Answer:
+    """What has been said so far, and whether that is all.
+
+    Attributes:
+        finish: Why the answer ended, or None while it goes on.
+        limit: Most tokens that it may have.
+        cached_tokens: Tokens of the prompt that did not have to be processed.
+        drafted_tokens: Tokens that were guessed ahead.
+        accepted_tokens: How many of those were right.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, prompt_tokens: int, options: SamplingOptions, context_length: int
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._prompt_tokens = prompt_tokens
+        room = context_length - prompt_tokens
+        self.limit = room if options.max_tokens is None else min(room, options.max_tokens)
+        self._at_limit = FinishReason.CONTEXT if self.limit == room else FinishReason.LENGTH
+        self.finish: FinishReason | None = None if self.limit > 0 else self._at_limit
+        self._stream = TextStream(options.stop)
+        self._held = ""
+        self._shown = 0.0
+        self._count = 0
+        self._started = self._first = self._last = time.perf_counter()
+        self.cached_tokens = self.drafted_tokens = self.accepted_tokens = 0
+
+    @property
+    def left(self) -> int:
+        """How many tokens may still come."""
+        return self.limit - self._count
+
+    def begin(self, already_seconds: float = 0.0) -> None:
+        """Start the clock of the prefill, which took `already_seconds` before this."""
+        self._started = self._first = self._last = time.perf_counter() - already_seconds
+
+    def prefilled(self) -> None:
+        """Say that the logits of the prompt's last token are there."""
+        self._first = self._last = time.perf_counter()
+
+    def add(self, token: int) -> str:
+        """Take the next token; return the text that is due to be shown, often none."""
+        if self._vocabulary.is_end(token):
+            self.finish = FinishReason.STOP
+            return ""
+        now = self._last = time.perf_counter()
+        self._count += 1
+        if self._count == 1:
+            self._first = now
+        text = self._held + self._stream.feed(self._vocabulary.token_bytes(token))
+        if self._stream.stopped:
+            self.finish = FinishReason.STOP
+        elif self._count >= self.limit:
+            self.finish = self._at_limit
+        if text and now - self._shown >= _FRAME_SECONDS:
+            self._shown = now
+            self._held = ""
+            return text
+        self._held = text
+        return ""
+
+    def end(self) -> Iterator[Event]:
+        """Yield what is left of the text, then `Done`; an answer that had not ended was cancelled."""
+        if tail := self._held + self._stream.finish():
+            self._held = ""
+            yield Delta(text=tail)
+        stats = Stats(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._count,
+            prefill_seconds=self._first - self._started,
+            decode_seconds=self._last - self._first,
+            cached_tokens=self.cached_tokens,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
+        )
+        yield Done(finish_reason=self.finish or FinishReason.CANCELLED, stats=stats)

@@ -1,0 +1,180 @@
+"""GGUF models through llama.cpp, on the low-level API of llama-cpp-python.
+
+Why not the high-level `Llama` class: it copies logits into Python for every token, guesses a chat template when the
+file has none, and cannot be interrupted inside a batch. Here sampling stays in C, prompts arrive rendered, and the
+abort callback ends a running batch within milliseconds.
+
+Prefill is bound by arithmetic and decode by memory bandwidth, so the prompt goes through in micro-batches and each
+answer token alone. What the library defaults to and this adapter does not: n_ctx 512, half the cores, a full-size
+cache for sliding-window layers, log lines on the terminal.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llmrun.engines.cancellation import Cancellation
+from llmrun.engines.llama_cpp.answer import Answer
+from llmrun.engines.llama_cpp.context import Context, can_go_back, check_logits
+from llmrun.engines.llama_cpp.native import Native, load_native
+from llmrun.engines.llama_cpp.prefix import DiskPrefix
+from llmrun.engines.llama_cpp.sampling import Sampler
+from llmrun.engines.llama_cpp.speculation import Decoder
+from llmrun.engines.llama_cpp.vocabulary import Vocabulary
+from llmrun.engines.protocol import BatchEvent, BatchRequest
+from llmrun.engines.types import Done, EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
+from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError
+
+if TYPE_CHECKING:
+    from llmrun.engines.llama_cpp.draft import DraftModel
+
+__all__ = ["LlamaCppEngine", "LlamaCppSession"]
+
+_FIRST_ANSWER_TOKENS = 1024  # room in the first context for an answer without --max-tokens
+
+
+class LlamaCppEngine:
+    """Loads GGUF files. Constructing it loads the shared library, so that this can be done before a plan exists."""
+
+    name = EngineName.LLAMA_CPP
+
+    def __init__(self) -> None:
+        self._native = load_native()
+
+    def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> "LlamaCppSession":
+        """Load a GGUF file; `progress` gets the share of the weights that has been read."""
+        model = self._load_model(plan, plan.model_path, progress)
+        draft = None
+        try:
+            if plan.draft_path is not None and not plan.vocabulary_only:
+                draft = self._load_draft(plan, model)
+        except BaseException:
+            self._native.api.llama_model_free(model)
+            raise
+        return LlamaCppSession(self._native, model, plan, draft)
+
+    def _load_model(self, plan: LoadPlan, path: str, progress: Callable[[float], None]) -> Any:
+        native, api = self._native, self._native.api
+
+        def report(fraction: float, _data: object) -> bool:
+            progress(fraction)
+            return True
+
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = plan.gpu_layers
+        params.vocab_only = plan.vocabulary_only
+        params.progress_callback = callback = api.llama_progress_callback(report)
+        native.errors.clear()
+        model = api.llama_model_load_from_file(path.encode(), params)
+        del callback
+        if not model:
+            raise _load_error(path, native.cause())
+        if not api.llama_model_has_decoder(model) or api.llama_model_has_encoder(model):
+            api.llama_model_free(model)
+            raise ModelFileError(
+                f"{path} is not a model that continues text: llmrun runs decoder-only language models",
+                fix="a text-generation model",
+            )
+        return model
+
+    def _load_draft(self, plan: LoadPlan, model: Any) -> "DraftModel":
+        from llmrun.engines.llama_cpp.draft import DraftModel, check_same_vocabulary
+
+        draft = self._load_model(plan, plan.draft_path or "", lambda _fraction: None)
+        try:
+            check_same_vocabulary(self._native.api, model, draft, plan)
+        except BaseException:
+            self._native.api.llama_model_free(draft)
+            raise
+        return DraftModel(self._native, draft, plan)
+
+
+class LlamaCppSession:
+    """One loaded model."""
+
+    def __init__(self, native: Native, model: Any, plan: LoadPlan, draft: "DraftModel | None" = None) -> None:
+        self._native = native
+        self._api = native.api
+        self._model = model
+        self._plan = plan
+        self._vocabulary = Vocabulary(native, model)
+        self._context = Context(native, model, plan)
+        self._disk = DiskPrefix(native, model, plan)
+        self._draft = draft
+        self._notices: list[str] = []
+        self._decoder = self._make_decoder()
+
+    def _make_decoder(self) -> Decoder:
+        plan, draft = self._plan, self._draft
+        if can_go_back(self._api, self._model) and (draft is None or draft.can_go_back):
+            return Decoder(self._context, plan.context_length, plan.lookup, draft)
+        if plan.lookup == "on" or draft is not None:
+            self._notices.append("nothing is guessed ahead: the memory of a recurrent model cannot go back")
+        return Decoder(self._context, plan.context_length, "off", None)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._plan.context_length
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        """Turn segments into ids. Control tokens are recognised in `special` segments only; BOS comes first once."""
+        return self._vocabulary.tokenize(segments)
+
+    def generate(self, tokens: Sequence[int], options: SamplingOptions, cancel: Cancellation) -> Iterator[Event]:
+        """Yield text as it is decoded, then `Done` with counts and times."""
+        while self._notices:
+            yield Notice(text=self._notices.pop())
+        answer = Answer(self._vocabulary, len(tokens), options, self._plan.context_length)
+        room = min(answer.limit, _FIRST_ANSWER_TOKENS) if options.max_tokens is None else answer.limit
+        held = self._disk.look(tokens, self._context.processed)
+        self._context.begin(max(len(tokens) + room, held), cancel, repeatable=options.repeatable)
+        if self._draft is not None:
+            self._draft.begin(len(tokens) + room, cancel)
+        sampler = Sampler(self._api, self._vocabulary.size, tokens, options)
+        answer.begin(self._disk.look_seconds)
+        try:
+            if self._disk.prefill(self._context, tokens, cancel):
+                answer.prefilled()
+                answer.cached_tokens = self._disk.reused_tokens
+                check_logits(self._api, self._context.pointer, -1, self._vocabulary.size, self._plan.model_path)
+                keep = partial(self._disk.keep, self._context)
+                yield from self._decoder.decode(tokens, sampler, answer, cancel, keep)
+        finally:
+            sampler.close()
+        for event in answer.end():
+            if isinstance(event, Done):
+                yield from (Notice(text=problem) for problem in self._disk.finish(cancel))
+            yield event
+
+    def generate_many(
+        self, requests: Iterable[BatchRequest], parallel: int, cancel: Cancellation
+    ) -> Iterator[tuple[str, BatchEvent]]:
+        """Answer many prompts, up to `parallel` of them at once, in the memory that the plan has for one."""
+        from llmrun.engines.llama_cpp.parallel import ParallelDecoder
+
+        self._context.close()  # the plan has memory for one context
+        if self._draft is not None:
+            self._draft.pause()
+        decoder = ParallelDecoder(self._native, self._model, self._plan, self._vocabulary, cancel)
+        try:
+            yield from decoder.run(requests, parallel)
+        finally:
+            decoder.close()
+
+    def close(self) -> None:
+        """Free the contexts and the weights."""
+        self._context.close()
+        if self._draft is not None:
+            self._draft.close()
+        if self._model is not None:
+            self._api.llama_model_free(self._model)
+            self._model = None
+
+
+def _load_error(path: str, cause: str) -> LlmrunError:
+    """Turn llama.cpp's log lines about a failed load into the error they stand for."""
+    low = cause.lower()
+    if "alloc" in low or "out of memory" in low:
+        return NotEnoughMemoryError(f"llama.cpp could not load {path}: {cause}")
+    return ModelFileError(f"llama.cpp refused {path}: {cause or 'it gives no reason'}")

@@ -1,0 +1,1 @@
+"""How much memory each engine takes for a model and a context, estimated before anything is loaded."""

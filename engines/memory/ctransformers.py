@@ -1,0 +1,41 @@
+"""What ctransformers takes for a legacy GGML file.
+
+    weights     as stored, mapped
+    KV cache    2 bytes an element, for every layer and the whole context
+    compute     4·ub·max(V + 2E, (H + 1)·n + 5.67E): logits, or attention written out for every head
+    overhead    38 MB + 250·V
+
+Source: resident memory of ctransformers 0.2.27 on Linux with a llama of 271 million random 16-bit weights, prompts in
+batches of 512; `docs/memory.md` has the figures. Architectures other than llama have their own code in it, which takes
+256 MB for evaluation at first and more with the batch: an estimate, not measured.
+"""
+
+from llmrun.engines.memory.kv import estimate_kv_bytes
+from llmrun.engines.memory.types import Division, MemoryNeed
+from llmrun.models.types import ModelInfo
+
+__all__ = ["divide"]
+
+_PROCESS_BYTES = 38 * 10**6
+_TOKEN_BYTES = 250
+_BATCH_TOKENS = 512
+_OTHER_EVALUATION_BYTES = 256 << 20
+
+
+def divide(info: ModelInfo, context_length: int) -> Division:
+    """Return the need: all of it in main memory."""
+    need = MemoryNeed(
+        weights_bytes=info.tensor_bytes or sum(file.size_bytes for file in info.files),
+        kv_bytes=estimate_kv_bytes(info, context_length),
+        compute_bytes=_compute_bytes(info, context_length),
+        overhead_bytes=_PROCESS_BYTES + _TOKEN_BYTES * info.vocabulary_size,
+    )
+    return Division(need=need, main_bytes=need.total_bytes)
+
+
+def _compute_bytes(info: ModelInfo, context_length: int) -> int:
+    width = info.embedding_length
+    logits = info.vocabulary_size + 2 * width
+    attention = (info.heads + 1) * context_length + 17 * width // 3
+    needed = 4 * _BATCH_TOKENS * max(logits, attention)
+    return needed if info.architecture.lower().startswith("llama") else max(needed, _OTHER_EVALUATION_BYTES)

@@ -1,0 +1,1 @@
+"""The state of long prompts, kept on disk between runs."""

@@ -1,0 +1,1 @@
+"""Which engine runs a model here, why, and why not the others."""

@@ -1,0 +1,127 @@
+"""What would be better than the answer that was found: a variant that fits, a faster one, an engine to install.
+
+Pure: estimates from headers, the catalogue and the machine. A gain is named only where both sides were estimated by
+the same rules, and only when it is too large to be an error of the estimate.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from llmrun.engines.selection.judgement import Judgement
+from llmrun.engines.selection.reasons import ReasonCode, Severity, Verdict
+from llmrun.engines.selection.setting import Setting
+from llmrun.engines.selection.variants import choose_variant, estimate_bits, fits_machine
+from llmrun.engines.speed.forecast import forecast_speed
+from llmrun.engines.types import EngineName
+from llmrun.models.types import ModelFormat, ModelInfo, RefKind
+
+__all__ = ["Suggestion", "suggest"]
+
+_LEAST_GAIN = 1.25
+_INSTALLABLE = frozenset({ReasonCode.NOT_INSTALLED, ReasonCode.GPU_BUILD_MISSING})
+_FASTER_TYPES = ("Q8_0", "Q4_0")  # with kernels of their own on most processors; the better one first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """One thing to do.
+
+    Attributes:
+        text: What would be gained.
+        command: What to type, or None.
+    """
+
+    text: str
+    command: str | None = None
+
+
+def suggest(judgement: Judgement, setting: Setting) -> tuple[Suggestion, ...]:
+    """Return what would be better, the most useful first; empty when nothing is known to be."""
+    if judgement.chosen is None:
+        return tuple(_variants_that_fit(judgement, setting))
+    return (*_engines_to_install(judgement), *_faster_quantization(judgement, setting))
+
+
+def _variants_that_fit(judgement: Judgement, setting: Setting) -> Iterator[Suggestion]:
+    """Name smaller files when nothing but memory is lacking."""
+    if not any(_lacks_only(verdict, ReasonCode.MEMORY) for verdict in judgement.verdicts):
+        return
+    subject = judgement.subject
+    found = False
+    if subject.remote is not None and subject.ref.kind is RefKind.HUB:
+        for other in reversed(subject.remote.alternatives):  # the largest that fits first
+            if not found and fits_machine(other.size_bytes, ModelFormat.GGUF, setting.machine):
+                found = True
+                name = f"{subject.ref.name}:{other.quantization or other.tag}"
+                size = f"{other.size_bytes / 2**30:.1f} GiB"
+                yield Suggestion(text=f"{name} fits ({size})", command=f"llmrun run {name}")
+    if not found and subject.facts.family is not None:
+        yield from _sizes_that_fit(subject.facts.family, setting)
+
+
+def _sizes_that_fit(family_name: str, setting: Setting) -> Iterator[Suggestion]:
+    """Name the largest size of a family that fits, in the quantization that suits the machine."""
+    from llmrun.models.catalogue import candidate_tag, find_family, resolve_tag
+
+    family = find_family(family_name)
+    gguf = [candidate for candidate in resolve_tag(family, None) if candidate.variant.format is ModelFormat.GGUF]
+    sizes = sorted({candidate.variant.parameters_billion for candidate in gguf}, reverse=True)
+    for size in sizes:
+        same = [candidate for candidate in gguf if candidate.variant.parameters_billion == size]
+        choice = choose_variant(same, setting.machine, lambda _candidate: True)
+        if choice is not None and choice.fits:
+            name = f"{family.name}:{candidate_tag(family, choice.candidate)}"
+            yield Suggestion(text=f"{name} fits", command=f"llmrun run {name}")
+            return
+
+
+def _engines_to_install(judgement: Judgement) -> Iterator[Suggestion]:
+    """Name engines that lack nothing but a command, and would be faster than the chosen one."""
+    chosen = judgement.forecasts.get(judgement.chosen) if judgement.chosen else None
+    for verdict in judgement.verdicts:
+        objections = verdict.objections
+        if verdict.engine is judgement.chosen or not objections:
+            continue
+        if not all(reason.code in _INSTALLABLE and reason.fix for reason in objections):
+            continue
+        other = judgement.forecasts.get(verdict.engine)
+        if chosen is None or other is None or chosen.speed is None or other.speed is None:
+            continue
+        gain = other.speed.decode_tokens_per_second / chosen.speed.decode_tokens_per_second
+        if gain >= _LEAST_GAIN:
+            yield Suggestion(text=f"{verdict.engine} would be about {gain:.1f}x as fast", command=objections[0].fix)
+
+
+def _faster_quantization(judgement: Judgement, setting: Setting) -> Iterator[Suggestion]:
+    """Name a quantization that this processor has faster kernels for, when that outweighs its size."""
+    info = judgement.subject.info
+    forecast = judgement.forecasts.get(EngineName.LLAMA_CPP)
+    now = None if forecast is None else forecast.speed
+    if info is None or now is None or not now.slow_types or judgement.chosen is not EngineName.LLAMA_CPP:
+        return
+    for name in _FASTER_TYPES:
+        other = _requantized(info, name)
+        speed = forecast_speed(EngineName.LLAMA_CPP, other, setting.machine, gpu_support=False)
+        if speed is None or not fits_machine(other.tensor_bytes, ModelFormat.GGUF, setting.machine):
+            continue
+        gain = speed.decode_tokens_per_second / now.decode_tokens_per_second
+        if gain >= _LEAST_GAIN:
+            slow = ", ".join(now.slow_types)
+            yield Suggestion(
+                text=f"a {name} file of this model would be about {gain:.1f}x as fast here: {slow} has no fast kernel "
+                "on this processor"
+            )
+            return
+
+
+def _requantized(info: ModelInfo, quantization: str) -> ModelInfo:
+    """Return what the header would say of the same model in another quantization."""
+    size_bytes = int(info.parameters * estimate_bits(quantization) / 8)
+    experts = int(size_bytes * info.expert_bytes / info.tensor_bytes) if info.tensor_bytes else 0
+    types = ((quantization, size_bytes),)
+    return replace(info, quantization=quantization, tensor_types=types, tensor_bytes=size_bytes, expert_bytes=experts)
+
+
+def _lacks_only(verdict: Verdict, code: ReasonCode) -> bool:
+    objections = [reason for reason in verdict.reasons if reason.severity is not Severity.NOTE]
+    return bool(objections) and all(reason.code is code for reason in objections)

@@ -1,0 +1,1 @@
+"""How many threads an engine computes with, followed while it runs."""

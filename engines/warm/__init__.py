@@ -1,0 +1,1 @@
+"""Workers that stay after their command, with the model loaded, for the next one."""

@@ -1,0 +1,1 @@
+"""Transfers that resume, are verified, and follow one set of rules."""

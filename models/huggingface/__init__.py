@@ -1,0 +1,1 @@
+"""Reading Hugging Face folders and safetensors headers, without any engine."""
