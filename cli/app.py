@@ -6,6 +6,8 @@ worker before the argument parser is loaded, so that the engine is imported whil
 
 import os
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llmrun.errors import ExitCode, LlmrunError
@@ -24,10 +26,18 @@ llmrun which-backend smollm2-135m-instruct
 llmrun models pull smollm2-135m-instruct
 llmrun install llama-cpp
 """
-_COMMANDS = ("run", "which-backend", "models", "ps", "stop", "install")
+# Where each command is, so that only the one that was typed is imported.
+_COMMANDS = {
+    "run": ("llmrun.cli.run", "run"),
+    "which-backend": ("llmrun.cli.which_backend", "which_backend"),
+    "models": ("llmrun.cli.models", "models_app"),
+    "ps": ("llmrun.cli.ps", "ps"),
+    "stop": ("llmrun.cli.stop", "stop"),
+    "install": ("llmrun.cli.install", "install"),
+}
 
 
-def build_app(names: tuple[str, ...] = _COMMANDS) -> "typer.Typer":
+def build_app(names: Iterable[str] = _COMMANDS) -> "typer.Typer":
     """Return the application with the named commands; importing fewer of them starts faster."""
     import typer
 
@@ -52,30 +62,13 @@ def build_app(names: tuple[str, ...] = _COMMANDS) -> "typer.Typer":
             write_out(f"llmrun {__version__}\n")
             raise typer.Exit
 
-    if "run" in names:
-        from llmrun.cli.run import run
-
-        app.command()(run)
-    if "which-backend" in names:
-        from llmrun.cli.which_backend import which_backend
-
-        app.command(name="which-backend")(which_backend)
-    if "models" in names:
-        from llmrun.cli.models import models_app
-
-        app.add_typer(models_app, name="models")
-    if "ps" in names:
-        from llmrun.cli.ps import ps
-
-        app.command()(ps)
-    if "stop" in names:
-        from llmrun.cli.stop import stop
-
-        app.command()(stop)
-    if "install" in names:
-        from llmrun.cli.install import install
-
-        app.command()(install)
+    for name in names:
+        module, attribute = _COMMANDS[name]
+        found = getattr(import_module(module), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name=name)(found)
     return app
 
 
