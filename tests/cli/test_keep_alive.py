@@ -175,5 +175,4 @@ def test_a_worker_that_dies_before_it_answers_is_replaced(commands: Commands) ->
     os.kill(worker.pid, signal.SIGKILL)
     out, errors = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, b"two\n"), errors
-    assert b"; trying fake" in errors
-    assert b"spawn" in errors
+    assert b"spawn" in errors  # said or not: one that dies while it is greeted was never there
