@@ -86,7 +86,7 @@ def prepare(
     else:
         subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
     if subject.model is None:
-        _judge(subject, setting)  # before anything is fetched
+        _judge_with_room(subject, setting, helper)  # before anything is fetched
         subject = local_subject(ref, _fetch(subject, offline=offline, progress=progress))
     target = _warm_target(subject, setting, helper)
     worker = attach_warm(target)
