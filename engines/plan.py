@@ -60,6 +60,13 @@ def make_plan(
         estimated_bytes=memory.need.total_bytes,
         draft_path=request.draft_path,
         lookup=request.lookup,
+        dtype=request.dtype,
+        quantization=request.quantization,
+        pickle=request.pickle,
+        remote_code=request.remote_code,
+        model_type=request.model_type,
+        parallel=request.parallel,
+        family=info.family,
     )
     return plan, tuple(_notices(info, machine, request, memory))
 

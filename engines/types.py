@@ -17,6 +17,7 @@ __all__ = [
     "SamplingOptions",
     "Segment",
     "Stats",
+    "TokenLogprob",
 ]
 
 
@@ -57,6 +58,14 @@ class LoadPlan:
             very same logits), `on` (wherever it pays: a close call may come out differently) or `off`.
         cache_folder: Where the KV state of long prompts is kept between runs, or None for nowhere.
         cache_key: What such a state depends on besides the tokens and the build: the identity of the model's file.
+        dtype: Type that PyTorch engines compute in: `auto`, `float32`, `bfloat16` or `float16`.
+        quantization: Quantize while loading: `4-bit`, `8-bit` or None.
+        pickle: Weights that are Python pickles may be loaded; they can run code.
+        remote_code: Code that the model brings along may be run.
+        model_type: What a legacy file holds (`llama`, `gpt2`, …), where its header cannot tell.
+        parallel: Sequences that are expected at once, which an engine may want to know before it loads.
+        gpus: Number of GPUs to spread the model over.
+        family: Catalogue family, or None.
     """
 
     engine: EngineName
@@ -74,6 +83,14 @@ class LoadPlan:
     lookup: str = "auto"
     cache_folder: str | None = None
     cache_key: str = ""
+    dtype: str = "auto"
+    quantization: str | None = None
+    pickle: bool = False
+    remote_code: bool = False
+    model_type: str | None = None
+    parallel: int = 1
+    gpus: int = 1
+    family: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +108,10 @@ class SamplingOptions:
         stop: Texts that end the answer and are left out of it.
         repeatable: Nothing that depends on what else the machine is doing may change how the answer is computed, so
             that the same request gives the same answer.
+        logprobs: Report the log probability of each token, and of so many of the likeliest ones in its place (0: of
+            the chosen token alone); None: of nothing. They are those of the model, before temperature and truncation.
+        json_schema: The answer is JSON that this schema (a JSON text) allows; None: anything.
+        grammar: The answer is in this language, a GBNF grammar; None: anything.
     """
 
     temperature: float
@@ -102,6 +123,9 @@ class SamplingOptions:
     seed: int
     stop: tuple[str, ...] = ()
     repeatable: bool = False
+    logprobs: int | None = None
+    json_schema: str | None = None
+    grammar: str | None = None
 
 
 class FinishReason(StrEnum):
@@ -118,10 +142,33 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """How likely the model held one generated token.
+
+    Attributes:
+        id: The token.
+        text: Its text; a token that is part of a character has U+FFFD for it.
+        logprob: Natural logarithm of its probability.
+        top: The likeliest tokens in its place, as (id, text, logprob), likeliest first.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """A piece of the answer: whole characters only, never empty."""
+    """A piece of the answer: whole characters only.
+
+    Attributes:
+        text: The characters; empty only where tokens are reported that no character is complete of yet.
+        logprobs: The tokens generated since the last delta, when they were asked for.
+    """
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

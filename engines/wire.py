@@ -30,6 +30,7 @@ from llmrun.engines.types import (
     SamplingOptions,
     Segment,
     Stats,
+    TokenLogprob,
 )
 
 __all__ = [
@@ -86,8 +87,10 @@ class FrameReader:
 def encode_event(event: Event) -> dict[str, Any]:
     """Return an event of an answer as a message."""
     match event:
-        case Delta(text=text):
+        case Delta(text=text, logprobs=()):
             return {"event": "delta", "text": text}
+        case Delta(text=text, logprobs=logprobs):
+            return {"event": "delta", "text": text, "logprobs": [dataclasses.astuple(token) for token in logprobs]}
         case Notice(text=text):
             return {"event": "notice", "text": text}
         case Done():
@@ -98,11 +101,16 @@ def decode_event(message: dict[str, Any]) -> Event:
     """Return the event that a message stands for."""
     match message["event"]:
         case "delta":
-            return Delta(text=message["text"])
+            return Delta(text=message["text"], logprobs=tuple(map(_decode_logprob, message.get("logprobs", ()))))
         case "notice":
             return Notice(text=message["text"])
         case _:
             return Done(finish_reason=FinishReason(message["reason"]), stats=Stats(**message["stats"]))
+
+
+def _decode_logprob(values: list[Any]) -> TokenLogprob:
+    number, text, logprob, top = values
+    return TokenLogprob(id=number, text=text, logprob=logprob, top=tuple((i, t, p) for i, t, p in top))
 
 
 def decode_plan(message: dict[str, Any]) -> LoadPlan:

@@ -54,6 +54,18 @@ def make_engine(name: EngineName) -> Engine:
         from llmrun.engines.llama_cpp.engine import LlamaCppEngine
 
         return LlamaCppEngine()
+    if name is EngineName.PYTORCH:
+        from llmrun.engines.pytorch.engine import PytorchEngine
+
+        return PytorchEngine()
+    if name is EngineName.VLLM:
+        from llmrun.engines.vllm.engine import VllmEngine
+
+        return VllmEngine()
+    if name is EngineName.CTRANSFORMERS:
+        from llmrun.engines.ctransformers.engine import CtransformersEngine
+
+        return CtransformersEngine()
     if name is EngineName.FAKE:
         from llmrun.engines.fake import FakeEngine
 

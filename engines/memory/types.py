@@ -23,6 +23,12 @@ class PlanRequest:
         draft_path: A smaller model that guesses ahead.
         lookup: Whether to guess ahead from the text so far: `auto`, `on` or `off`.
         cache: Whether the KV state of long prompts is kept between runs.
+        dtype: Type that PyTorch engines compute in, or `auto`.
+        quantization: Quantize while loading: `4-bit`, `8-bit` or None.
+        pickle: Weights that are Python pickles may be loaded.
+        remote_code: Code that the model brings along may be run.
+        model_type: What a legacy file holds, where its header cannot tell.
+        parallel: Sequences that are expected at once.
     """
 
     context_length: int | None = None
@@ -33,6 +39,12 @@ class PlanRequest:
     draft_path: str | None = None
     lookup: str = "auto"
     cache: bool = True
+    dtype: str = "auto"
+    quantization: str | None = None
+    pickle: bool = False
+    remote_code: bool = False
+    model_type: str | None = None
+    parallel: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
