@@ -13,7 +13,7 @@ from llmrun.engines.memory.types import SHARE, MemoryPlan, PlanRequest
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import NotEnoughMemoryError, UsageError
 from llmrun.hardware.types import Machine
-from llmrun.models.types import LocalModel, ModelInfo
+from llmrun.models.types import LocalModel, ModelFormat, ModelInfo
 
 __all__ = ["PlanRequest", "check_request", "make_plan"]
 
@@ -64,7 +64,7 @@ def make_plan(
         quantization=request.quantization,
         pickle=request.pickle,
         remote_code=request.remote_code,
-        model_type=request.model_type,
+        model_type=request.model_type or (info.architecture if info.format is ModelFormat.GGML else None),
         parallel=request.parallel,
         family=info.family,
     )

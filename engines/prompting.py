@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from llmrun.engines.prepare import Prepared
-from llmrun.models.gguf.vocabulary import read_control_tokens
 from llmrun.models.prompt.conversation import (
     Message,
     RenderedPrompt,
@@ -18,6 +17,8 @@ __all__ = ["conversation_prompt", "verbatim_prompt"]
 
 _HARMONY_TOKENS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>")
 """Tokens that llama.cpp recognises in plain text whatever type their file gives them. Source: llama-vocab.cpp."""
+_LEGACY_TOKENS = ("<s>", "</s>", "<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>")
+"""Control tokens of the vocabularies that legacy files carry, which do not mark them as such."""
 
 
 def conversation_prompt(prepared: Prepared, messages: Sequence[Message], renderer: Renderer) -> RenderedPrompt:
@@ -27,13 +28,13 @@ def conversation_prompt(prepared: Prepared, messages: Sequence[Message], rendere
         LlmrunError: The template is broken, refuses the conversation, or does what it must not.
     """
     info = prepared.info
-    control = read_control_tokens(prepared.header)
+    control, user_defined = _added_tokens(prepared)
     template = choose_template(info)
     if template is None:
         return completion_prompt(messages, special_tokens=info.special_tokens, control_tokens=control)
     # llama.cpp finds user-defined tokens in any text. Those that the template is made of steer the model as control
     # tokens do; the others (runs of spaces, HTML tags) are ordinary words.
-    defined = (*read_control_tokens(prepared.header, user_defined=True), *_HARMONY_TOKENS)
+    defined = (*user_defined, *_HARMONY_TOKENS)
     steering = {text for text in defined if not text.isspace() and text in template.source}
     return render_prompt(
         template,
@@ -47,4 +48,18 @@ def conversation_prompt(prepared: Prepared, messages: Sequence[Message], rendere
 
 def verbatim_prompt(prepared: Prepared, typed: str, attached: Sequence[str]) -> RenderedPrompt:
     """Return a prompt without a template; control tokens in what was typed are meant, in what was read they are not."""
-    return raw_prompt(typed, attached, read_control_tokens(prepared.header))
+    return raw_prompt(typed, attached, _added_tokens(prepared)[0])
+
+
+def _added_tokens(prepared: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the texts of control tokens, and of tokens that engines find in any text."""
+    if prepared.header is not None:
+        from llmrun.models.gguf.vocabulary import read_control_tokens
+
+        return read_control_tokens(prepared.header), read_control_tokens(prepared.header, user_defined=True)
+    if prepared.model.path.is_dir():
+        from llmrun.models.huggingface.control_tokens import read_added_tokens
+        from llmrun.models.huggingface.folder import LocalFolder
+
+        return read_added_tokens(LocalFolder(prepared.model.path))
+    return _LEGACY_TOKENS, ()

@@ -1,5 +1,6 @@
 """What every test may use: the installed program, the real model, and an environment without the user's settings."""
 
+import importlib.util
 import os
 import pty
 import signal
@@ -45,6 +46,22 @@ def clean_environment(folder: Path) -> dict[str, str]:
         "NO_COLOR": "1",
         "COLUMNS": "80",
     }
+
+
+# Which engines `make test` promises to have: LLMRUN_REQUIRE_ENGINES=1 means llama-cpp, or their names with commas.
+REQUIRED = set(os.environ.get("LLMRUN_REQUIRE_ENGINES", "").replace("1", "llama-cpp").split(",")) - {""}
+PACKAGES = {"pytorch": ("torch", "transformers"), "vllm": ("vllm", "torch"), "ctransformers": ("ctransformers",)}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests of an engine that is not installed, unless it was promised."""
+    for engine, packages in PACKAGES.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if item.get_closest_marker(engine) is None or not missing:
+            continue
+        if engine in REQUIRED:
+            pytest.fail(f"{engine} is required, and {', '.join(missing)} cannot be imported")
+        pytest.skip(f"{engine} is not installed here: llmrun install {engine}")
 
 
 @pytest.fixture

@@ -203,7 +203,8 @@ def _judge_transformers(model: ModelFacts, architecture: str, facts: EngineFacts
         yield Reason(
             code=ReasonCode.REMOTE_CODE,
             detail=f"has no {architecture} of its own, so it needs the code that the model brings along",
-            severity=Severity.NOTE,
+            fix=None if model.trusted else "--trust-remote-code runs that code, with all your rights",
+            severity=Severity.NOTE if model.trusted or model.remote_code is None else Severity.BLOCKS,
         )
 
 

@@ -16,7 +16,7 @@ from llmrun.engines.selection.select import judge_engines, select_engine
 from llmrun.engines.selection.setting import Setting
 from llmrun.engines.selection.subject import Subject
 from llmrun.engines.types import EngineName, LoadPlan
-from llmrun.errors import NotEnoughMemoryError, NoUsableEngineError
+from llmrun.errors import NotEnoughMemoryError, NoUsableEngineError, SecurityError
 
 if TYPE_CHECKING:
     from llmrun.engines.speed.forecast import SpeedForecast
@@ -56,7 +56,7 @@ class Judgement:
     forecasts: Mapping[EngineName, Forecast]
     plan: LoadPlan | None = None
     notices: tuple[str, ...] = ()
-    error: NotEnoughMemoryError | NoUsableEngineError | None = None
+    error: NotEnoughMemoryError | NoUsableEngineError | SecurityError | None = None
 
 
 def judge(subject: Subject, setting: Setting, *, with_speed: bool = False) -> Judgement:
@@ -79,7 +79,7 @@ def judge(subject: Subject, setting: Setting, *, with_speed: bool = False) -> Ju
         )
     except NoUsableEngineError as error:
         verdicts = judge_engines(facts, machine, engines, setting.runnable, reasons)
-        cause = _memory_error(verdicts, refused, setting.forced) or error
+        cause = _memory_error(verdicts, refused, setting.forced) or _unsafe(verdicts, setting.forced) or error
         return Judgement(
             subject=subject,
             chosen=None,
@@ -155,4 +155,15 @@ def _memory_error(
     for verdict in verdicts:
         if forced in (None, verdict.engine) and {reason.code for reason in verdict.objections} == {ReasonCode.MEMORY}:
             return refused.get(verdict.engine)
+    return None
+
+
+def _unsafe(verdicts: tuple[Verdict, ...], forced: EngineName | None) -> SecurityError | None:
+    """Return the refusal where an engine would do, but only with code of the model's own."""
+    for verdict in verdicts:
+        if forced in (None, verdict.engine) and {reason.code for reason in verdict.objections} == {
+            ReasonCode.REMOTE_CODE
+        }:
+            reason = verdict.objections[0]
+            return SecurityError(f"{verdict.engine.value} {reason.detail}: it is not run unasked", fix=reason.fix)
     return None

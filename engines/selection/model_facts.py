@@ -24,6 +24,7 @@ class ModelFacts:
         quantization: None for unquantized weights; for the pytorch format, how to quantize while loading.
         weights_bytes: Size of the weights in memory, or None when it is not to be judged.
         remote_code: Whether the model brings code of its own along, or None when that is not known.
+        trusted: The user wants such code to be run.
     """
 
     format: ModelFormat
@@ -33,6 +34,7 @@ class ModelFacts:
     quantization: str | None = None
     weights_bytes: int | None = None
     remote_code: bool | None = None
+    trusted: bool = False
 
     @classmethod
     def from_info(cls, info: ModelInfo, *, quantization: str | None = None) -> "ModelFacts":

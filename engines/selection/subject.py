@@ -6,8 +6,10 @@ when its repository cannot be reached, the catalogue's own figures are judged, a
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.selection.model_facts import ModelFacts, approximate_info
 from llmrun.engines.selection.select import judge_engines
 from llmrun.engines.selection.setting import Setting
@@ -85,17 +87,17 @@ def find_subject(
     """
     found = find_on_disk(ref)
     if found is not None:
-        return local_subject(ref, found)
+        return local_subject(ref, found, setting.request)
     offline = offline or is_offline()
     if ref.kind is RefKind.CATALOGUE:
         return _catalogue_subject(ref, setting, offline=offline, progress=progress, thorough=thorough)
     if offline:
         refuse_offline(ref, sources_of(ref), offline=True)
-    return _remote_subject(ref, progress)
+    return _remote_subject(ref, setting.request, progress)
 
 
-def local_subject(ref: ModelRef, model: LocalModel) -> Subject:
-    """Read the headers of a model on this disk.
+def local_subject(ref: ModelRef, model: LocalModel, request: PlanRequest) -> Subject:
+    """Read the headers of a model on this disk; the request says what may be unsafe, and what a legacy file holds.
 
     Raises:
         ModelFileError: It is no model, is damaged, or of a kind that is not read.
@@ -106,6 +108,10 @@ def local_subject(ref: ModelRef, model: LocalModel) -> Subject:
         from llmrun.models.huggingface.info import LocalFolder, read_folder_info
 
         info = read_folder_info(LocalFolder(model.path), family=model.family)
+    elif _is_legacy(model.path):
+        from llmrun.models.ggml.info import read_ggml_info
+
+        info = read_ggml_info(model.path, family=model.family, model_type=request.model_type)
     else:
         from llmrun.models.gguf.header import read_gguf_header
         from llmrun.models.gguf.info import describe_gguf
@@ -116,7 +122,7 @@ def local_subject(ref: ModelRef, model: LocalModel) -> Subject:
         ref=ref,
         label=str(model.path),
         pull=ref,
-        facts=_facts_of(info),
+        facts=_facts_of(info, request),
         info=info,
         header=header,
         model=model,
@@ -124,27 +130,34 @@ def local_subject(ref: ModelRef, model: LocalModel) -> Subject:
     )
 
 
-def _remote_subject(ref: ModelRef, progress: Progress) -> Subject:
+def _is_legacy(path: Path) -> bool:
+    from llmrun.models.sniff import FileKind, sniff
+
+    return sniff(path).kind is FileKind.GGML
+
+
+def _remote_subject(ref: ModelRef, request: PlanRequest, progress: Progress) -> Subject:
     from llmrun.models.hub.remote import look_up
 
-    return _of_remote(ref, ref, look_up(ref, progress=progress))
+    return _of_remote(ref, ref, look_up(ref, progress=progress), request)
 
 
-def _of_remote(ref: ModelRef, pull: ModelRef, remote: "RemoteModel") -> Subject:
+def _of_remote(ref: ModelRef, pull: ModelRef, remote: "RemoteModel", request: PlanRequest) -> Subject:
     return Subject(
         ref=ref,
         label=remote.label,
         pull=pull,
-        facts=_facts_of(remote.info),
+        facts=_facts_of(remote.info, request),
         info=remote.info,
         remote=remote,
         notices=remote.info.warnings,
     )
 
 
-def _facts_of(info: ModelInfo) -> ModelFacts:
+def _facts_of(info: ModelInfo, request: PlanRequest) -> ModelFacts:
     """Return the facts for the rules; the memory is judged by a plan, which knows more than the size of the weights."""
-    return replace(ModelFacts.from_info(info), weights_bytes=None)
+    facts = ModelFacts.from_info(info, quantization=request.quantization)
+    return replace(facts, weights_bytes=None, trusted=request.remote_code)
 
 
 def _catalogue_subject(
@@ -171,17 +184,17 @@ def _catalogue_subject(
         return subject
     if offline or (not thorough and (facts.weights_bytes or 0) < _WORTH_A_LOOK_BYTES):
         return subject
-    return _with_headers(subject, progress)
+    return _with_headers(subject, setting.request, progress)
 
 
-def _with_headers(subject: Subject, progress: Progress) -> Subject:
+def _with_headers(subject: Subject, request: PlanRequest, progress: Progress) -> Subject:
     from llmrun.models.hub.remote import look_up
 
     try:
         remote = look_up(subject.pull, progress=progress, timeout_seconds=_PATIENCE_SECONDS)
     except (NetworkError, ModelNotFoundError, ModelFileError) as error:
         return replace(subject, notices=(f"{_ESTIMATED}: {error.message}",))
-    found = _of_remote(subject.ref, subject.pull, remote)
+    found = _of_remote(subject.ref, subject.pull, remote, request)
     # Quantizing while loading is not in the files, it was asked for.
     quantization = subject.facts.quantization if subject.facts.format is ModelFormat.PYTORCH else None
     facts = replace(found.facts, family=subject.facts.family, quantization=quantization or found.facts.quantization)
