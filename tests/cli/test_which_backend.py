@@ -21,7 +21,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_without_a_model_it_shows_machine_and_engines(llmrun: Run) -> None:
-    result = llmrun("which-backend")
+    result = llmrun("which-backend", timeout=400)  # every engine that is installed is tried, once
     assert result.code == 0, result.errors
     for word in ("processor", "memory", "bandwidth", "llama-cpp", "ctransformers", "pytorch", "vllm"):
         assert word in result.text

@@ -238,3 +238,11 @@ def test_a_model_with_code_of_its_own_is_noted() -> None:
     verdict = verdict_of(PYTORCH, judge_engines(replace(LLAMA, architecture="InternLMForCausalLM"), LAPTOP, ALL))
     assert verdict.eligible
     assert [(reason.code, reason.severity) for reason in verdict.reasons] == [(ReasonCode.REMOTE_CODE, Severity.NOTE)]
+
+
+def test_a_models_own_code_is_run_only_when_asked_for() -> None:
+    brings = replace(LLAMA, architecture="NewForCausalLM", remote_code=True)
+    verdict = verdict_of(PYTORCH, judge_engines(brings, LAPTOP, ALL))
+    assert [(reason.code, reason.severity) for reason in verdict.reasons] == [(ReasonCode.REMOTE_CODE, Severity.BLOCKS)]
+    assert "--trust-remote-code" in (verdict.reasons[0].fix or "")
+    assert verdict_of(PYTORCH, judge_engines(replace(brings, trusted=True), LAPTOP, ALL)).eligible

@@ -89,7 +89,7 @@ def test_what_was_tried_before_is_not_tried_again() -> None:
 
 def test_a_better_engine_is_asked_before_a_table_speaks_against_it() -> None:
     """The installed vLLM may be newer than the table that ships."""
-    new = replace(LLAMA, architecture="NewForCausalLM", remote_code=True)
+    new = replace(LLAMA, architecture="NewForCausalLM", remote_code=True, trusted=True)
     knows = Checks(vllm=frozenset({"NewForCausalLM"}))
     assert judge_tried(Finder(new), setting(SERVER), knows)[0].chosen is VLLM
     assert knows.tried == [VLLM]
