@@ -33,7 +33,7 @@ def start(arguments: list[str]) -> None:
     from llmrun.engines.client import WorkerClient
     from llmrun.engines.types import EngineName
 
-    engine = _asked_for(arguments) or EngineName.LLAMA_CPP
+    engine = _asked_for(arguments) or _likely_engine(arguments[1])
     if engine in EngineName.__members__.values():
         _started.append(WorkerClient(EngineName(engine)))
 
@@ -47,6 +47,27 @@ def _asked_for(arguments: list[str]) -> str | None:
     import os
 
     return os.environ.get("LLMRUN_ENGINE")
+
+
+def _likely_engine(argument: str) -> str:
+    """Return the engine that will most likely be chosen for a model, from what its name is on this disk."""
+    import os
+
+    from llmrun.engines.types import EngineName
+
+    if os.path.isdir(argument):  # noqa: PTH112 - pathlib takes ten milliseconds
+        return EngineName.VLLM if os.path.exists("/dev/nvidiactl") else EngineName.PYTORCH  # noqa: PTH110
+    if os.path.isfile(argument) and _is_legacy(argument):  # noqa: PTH113
+        return EngineName.CTRANSFORMERS
+    return EngineName.LLAMA_CPP
+
+
+def _is_legacy(path: str) -> bool:
+    import contextlib
+
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
+        return file.read(4) in (b"lmgg", b"fmgg", b"tjgg")
+    return False
 
 
 def _start_renderer(arguments: list[str]) -> None:
