@@ -14,16 +14,25 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALLER := $(wildcard engines/install/*.py engines/install/*.cmake)
+# The engines besides llama-cpp that the tests run on. Elsewhere their tests are skipped, and say why.
+ifeq ($(shell uname -sm),Linux x86_64)
+TEST_ENGINES := pytorch vllm ctransformers
+TWIN := $(STAMPS)/twin
+endif
+# What the tests get to know: models, and which engines must be there.
+TEST_SETTINGS = LLMRUN_TEST_MODEL="$(TEST_MODEL_PATH)" LLMRUN_TEST_TWIN="$$(cat $(STAMPS)/twin 2>/dev/null)" \
+  LLMRUN_REQUIRE_ENGINES="llama-cpp $(TEST_ENGINES)"
 # The path of the test model, which `llmrun models pull` printed.
 TEST_MODEL_PATH = $$(cat $(STAMPS)/model)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs peers perf clean
+.PHONY: help demo test gpu-check check docs peers perf clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    install llmrun and its engine into .venv, fetch a small model, and ask it: QUESTION="..."'
 	@echo 'make test    set up what the tests need, and run them all'
+	@echo 'make gpu-check  on a machine with an NVIDIA GPU: every engine on it, compared with the processor'
 	@echo 'make check   formatter, linter, types, import rules, help pages'
 	@echo 'make docs    write docs/help.md from the program itself'
 	@echo 'make peers   build what llmrun is compared with, once (minutes)'
@@ -34,8 +43,11 @@ demo: $(STAMPS)/engine $(STAMPS)/demo-model
 	@echo '==> llmrun run $(MODEL) "$(QUESTION)"'
 	@$(BIN)/llmrun run $(MODEL) "$(QUESTION)" --max-tokens 400 --temperature 0
 
-test: $(STAMPS)/test $(STAMPS)/engine $(STAMPS)/model
-	@LLMRUN_TEST_MODEL="$(TEST_MODEL_PATH)" LLMRUN_REQUIRE_ENGINES=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(STAMPS)/test $(STAMPS)/engine $(STAMPS)/test-engines $(STAMPS)/model $(TWIN)
+	@$(TEST_SETTINGS) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+gpu-check: $(STAMPS)/test $(STAMPS)/engine $(STAMPS)/test-engines $(STAMPS)/model $(TWIN)
+	@$(TEST_SETTINGS) $(BIN)/python tests/gpu/gpu_check.py
 
 check: $(STAMPS)/dev $(STAMPS)/test
 	$(BIN)/ruff format --check .
@@ -87,6 +99,18 @@ $(STAMPS)/engine: $(STAMPS)/package $(INSTALLER)
 	@echo '==> llmrun install llama-cpp (compiled for this machine the first time; minutes)'
 	@$(BIN)/llmrun install llama-cpp
 	@touch $@
+
+$(STAMPS)/test-engines: $(STAMPS)/engine
+	@for engine in $(TEST_ENGINES); do \
+	  echo "==> llmrun install $$engine (once; PyTorch and vLLM are large)"; \
+	  $(BIN)/llmrun install $$engine || exit; \
+	done
+	@touch $@
+
+# The test model once more, as transformers and vLLM read it.
+$(STAMPS)/twin: $(STAMPS)/model $(STAMPS)/test-engines tests/tools/make_twin.py
+	@echo '==> making the safetensors twin of $(TEST_MODEL)'
+	@$(BIN)/python tests/tools/make_twin.py "$(TEST_MODEL_PATH)" > $@
 
 $(STAMPS)/model: $(STAMPS)/package
 	@echo '==> llmrun models pull $(TEST_MODEL)'
