@@ -15,7 +15,7 @@ from llmrun.errors import ExitCode, LlmrunError
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["build_app", "main"]
+__all__ = ["build_app", "main", "run_here"]
 
 _HELP = """Run local language models with the best engine that this machine has for them, and say why.
 
@@ -74,7 +74,11 @@ def build_app(names: Iterable[str] = _COMMANDS) -> "typer.Typer":
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    from llmrun.cli.standby.asking import hand_over
+
+    words = sys.argv[1:] if arguments is None else arguments
+    code = hand_over(words)
+    sys.exit(run_here(words) if code is None else code)
 
 
 def _defaults() -> dict[str, Any] | None:
@@ -85,7 +89,8 @@ def _defaults() -> dict[str, Any] | None:
     return read_defaults(build_app(), path) if path.exists() or "LLMRUN_CONFIG" in os.environ else None
 
 
-def _run(arguments: list[str]) -> int:
+def run_here(arguments: list[str]) -> int:
+    """Run the command line in this process, and return its exit code."""
     from llmrun.cli import early
     from llmrun.cli.output import StreamClosed, report_error, silence_stdout
     from llmrun.cli.signals import exit_on_signals

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmrun.engines.types import EngineName
     from llmrun.models.prompt.render import TemplateRenderer
 
-__all__ = ["close", "start", "take_renderer", "take_worker"]
+__all__ = ["close", "lend_renderer", "start", "take_renderer", "take_worker"]
 
 _started: "list[WorkerClient]" = []
 _renderers: "list[TemplateRenderer]" = []
@@ -71,7 +71,7 @@ def _is_legacy(path: str) -> bool:
 
 
 def _start_renderer(arguments: list[str]) -> None:
-    if "--raw" in arguments:
+    if "--raw" in arguments or _renderers:
         return
     from llmrun.models.prompt.render import TemplateRenderer
 
@@ -95,6 +95,11 @@ def take_renderer() -> "TemplateRenderer":
     from llmrun.models.prompt.render import TemplateRenderer
 
     return _renderers.pop() if _renderers else TemplateRenderer()
+
+
+def lend_renderer(renderer: "TemplateRenderer") -> None:
+    """Take over a renderer that was started before this command was."""
+    _renderers.append(renderer)
 
 
 def close() -> None:

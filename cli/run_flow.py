@@ -15,6 +15,7 @@ from llmrun.cli.output import TerminalWriter, report_line, write_json, write_out
 from llmrun.cli.prompt_input import PromptInput, read_prompt
 from llmrun.cli.run_report import answer_document, dry_run_document, finish_notice, stats_lines
 from llmrun.cli.signals import interrupt_descriptor
+from llmrun.cli.standby.starting import leave_standby
 from llmrun.engines.client import Interrupted, WorkerClient
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.prepare import Prepared, prepare, prepare_next
@@ -128,6 +129,8 @@ def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notic
             notices.add(*((hint,) if hint else ()))
     finally:
         notices.add(*release(worker, prepared.target, request.keep_seconds))
+        if prepared.target is not None and (request.keep_seconds or (worker.warm and request.keep_seconds is None)):
+            leave_standby()
 
 
 def _show_dry_run(request: RunRequest, worker: WorkerClient, prepared: Prepared, rendered: RenderedPrompt) -> None:

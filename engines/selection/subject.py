@@ -113,11 +113,9 @@ def local_subject(ref: ModelRef, model: LocalModel, request: PlanRequest) -> Sub
 
         info = read_ggml_info(model.path, family=model.family, model_type=request.model_type)
     else:
-        from llmrun.models.gguf.header import read_gguf_header
-        from llmrun.models.gguf.info import describe_gguf
+        from llmrun.models.gguf.known import read_gguf
 
-        header = read_gguf_header(model.path)
-        info = describe_gguf(header, family=model.family)
+        header, info = read_gguf(model.path, family=model.family)
     return Subject(
         ref=ref,
         label=str(model.path),

@@ -9,14 +9,13 @@ import os
 import re
 import signal
 import socket
-import struct
-import sys
 import time
 from typing import Any
 
 from llmrun.engines import wire
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.engines.warm.folder import process_born
+from llmrun.engines.warm.peer import peer_user
 from llmrun.engines.warm.record import PROTOCOL, WarmWorker
 from llmrun.errors import EngineCrashedError, LlmrunError, SecurityError
 
@@ -34,14 +33,6 @@ _SIGNALS = {
     "Floating-point exception": signal.SIGFPE,
     "Floating point exception": signal.SIGFPE,
 }
-
-
-def peer_user(connection: socket.socket) -> int:
-    """Return the user of the process at the other end."""
-    if sys.platform == "darwin":  # struct xucred: version, uid, …; unix(4), LOCAL_PEERCRED of SOL_LOCAL
-        return int(struct.unpack_from("II", connection.getsockopt(0, 1, 76))[1])
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
 
 
 def check_peer(connection: socket.socket) -> None:

@@ -9,14 +9,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Protocol, Self
 
 from llmrun.errors import EngineTimeoutError, LlmrunError, ModelFileError, SecurityError, UsageError
 
-if TYPE_CHECKING:
-    import subprocess
-
-__all__ = ["TemplateRefusalError", "TemplateRenderer"]
+__all__ = ["RenderProcess", "TemplateRefusalError", "TemplateRenderer"]
 
 _CHILD = Path(__file__).with_name("render_child.py")
 _START_SECONDS = 30.0
@@ -31,11 +28,28 @@ class TemplateRefusalError(UsageError):
     """The template itself refuses this conversation: roles that do not alternate, no system role, and the like."""
 
 
+class RenderProcess(Protocol):
+    """What is used of a process; `subprocess.Popen` has it."""
+
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit status as `subprocess` does."""
+
+
 class TemplateRenderer:
-    """A process that renders templates. Not for use from several threads."""
+    """A process that renders templates. Not for use from several threads.
+
+    Attributes:
+        process: It, or None when it was ended.
+    """
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: RenderProcess | None = None
         self._ready = False
         self._start()
 
@@ -79,7 +93,7 @@ class TemplateRenderer:
 
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
+        process, self.process = self.process, None
         if process is None:
             return
         process.kill()
@@ -98,7 +112,7 @@ class TemplateRenderer:
 
         # -I and -S: no environment variables of Python's, no site hooks; what Jinja needs is found where we find it.
         folders = [os.path.abspath(folder) for folder in sys.path if folder and os.path.isdir(folder)]  # noqa: PTH100, PTH112
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", str(_CHILD), *folders],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -109,17 +123,17 @@ class TemplateRenderer:
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request and return the answer; a child that does not answer in time is killed."""
-        if self._process is None:
+        if self.process is None:
             self._start()
-        assert self._process is not None
+        assert self.process is not None
         if not self._ready:
             self._receive(_START_SECONDS, starting=True)
             self._ready = True
         body = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(len(body).to_bytes(4, "big") + body)
-            self._process.stdin.flush()
+            assert self.process.stdin is not None
+            self.process.stdin.write(len(body).to_bytes(4, "big") + body)
+            self.process.stdin.flush()
         except OSError:
             pass  # it is gone; reading says how
         return self._receive(_RENDER_SECONDS, starting=False)
@@ -127,7 +141,7 @@ class TemplateRenderer:
     def _receive(self, seconds: float, *, starting: bool) -> dict[str, Any]:
         import threading
 
-        process = self._process
+        process = self.process
         assert process is not None
         assert process.stdout is not None
         late = threading.Event()

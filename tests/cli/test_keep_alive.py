@@ -26,7 +26,11 @@ class Commands:
 
     def __init__(self, llmrun: Run, start: Callable[..., subprocess.Popen[bytes]], warm: Warm) -> None:
         self._llmrun, self._start = llmrun, start
-        self.environment = {"LLMRUN_ENGINE": "fake", "XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"]}
+        self.environment = {
+            "LLMRUN_ENGINE": "fake",
+            "XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"],
+            "LLMRUN_NO_STANDBY": "1",  # which way a command takes is tested in test_standby.py
+        }
         pairs = build.llama_pairs(**{"llama.context_length": build.u32(4096)})
         warm.model.write_bytes(build.build_gguf(pairs))
         self.model = warm.model

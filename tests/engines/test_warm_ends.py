@@ -11,6 +11,7 @@ import pytest
 from warm_helpers import SAMPLING, Warm, ask, ended, eventually, segments, warm
 
 from llmrun.engines.warm import link as warm_link
+from llmrun.engines.warm import peer as warm_peer
 from llmrun.engines.warm.folder import process_born, runtime_folder, runtime_path, seems_loaded
 from llmrun.engines.warm.record import WarmWorker
 from llmrun.engines.warm.server import WarmServer, is_short_of_memory
@@ -176,7 +177,7 @@ def test_a_process_of_another_user_is_refused(warm: Warm, monkeypatch: pytest.Mo
 def test_the_kernel_says_whose_process_it_is() -> None:
     one, other = socket.socketpair()
     with one, other:
-        assert warm_link.peer_user(one) == os.geteuid()
+        assert warm_peer.peer_user(one) == os.geteuid()
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o750, 0o701])

@@ -186,9 +186,9 @@ one = TemplateRenderer()
 one.render("x", [], {{}})
 if {busy}:
     body = json.dumps({{"source": {ENDLESS!r}, "variables": {{}}}}).encode()
-    one._process.stdin.write(len(body).to_bytes(4, "big") + body)
-    one._process.stdin.flush()
-print(one._process.pid, flush=True)
+    one.process.stdin.write(len(body).to_bytes(4, "big") + body)
+    one.process.stdin.flush()
+print(one.process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -210,8 +210,8 @@ def test_module_is_light() -> None:
 
 
 def _pid(renderer: TemplateRenderer) -> int:
-    assert renderer._process is not None
-    return renderer._process.pid
+    assert isinstance(renderer.process, subprocess.Popen)
+    return renderer.process.pid
 
 
 def _runs(pid: int) -> bool:
