@@ -69,6 +69,7 @@ class Variant:
         sha256: Of the file, for a variant that is one known file.
         size_bytes: Of the file, likewise.
         license: SPDX name, where recorded.
+        model_type: Of a legacy GGML file, as ctransformers calls it.
     """
 
     format: ModelFormat
@@ -82,6 +83,7 @@ class Variant:
     sha256: str | None = None
     size_bytes: int | None = None
     license: str | None = None
+    model_type: str | None = None
 
     @property
     def size_label(self) -> str:
@@ -157,6 +159,7 @@ def _read_variant(entry: dict[str, Any]) -> Variant:
         sha256=entry.get("sha256"),
         size_bytes=entry.get("size_bytes"),
         license=entry.get("license"),
+        model_type=entry.get("model_type"),
     )
 
 

@@ -4,18 +4,18 @@ It writes what it is given: names, shapes and blocks of tensors that are quantiz
 the format itself cannot hold, so a test can write a file that is wrong.
 
 Source of the layouts: llama.cpp of July 2023 (`llama_file_loader` in llama.cpp) for `ggjt` version 3, and
-examples/gpt-2/main.cpp of ggml in 2023 for the unversioned `ggml`.
+examples/gpt-2/main.cpp of ggml in 2023 for the unversioned `ggml`; the loaders of ctransformers 0.2.27 for the others.
 """
 
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["GGJT_VERSION", "GgmlTensor", "LlamaShape", "write_ggjt_llama", "write_ggml"]
+__all__ = ["GGJT_VERSION", "GgmlTensor", "LlamaShape", "write_ggjt_llama", "write_ggml", "write_legacy"]
 
 GGJT_VERSION = 3
-_GGML_MAGIC, _GGJT_MAGIC = 0x67676D6C, 0x67676A74
 _ALIGNMENT = 32
+_ALIGNED = frozenset({"ggjt", "ggcc"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +61,7 @@ def write_ggjt_llama(
         *(len(vocabulary), shape.embedding_length, shape.multiple, shape.heads),
         *(shape.layers, shape.rope_dimensions, shape.file_type),
     )
-    document = bytearray(struct.pack("<9I", _GGJT_MAGIC, GGJT_VERSION, *numbers))
-    for token, score in vocabulary:
-        document += struct.pack("<I", len(token)) + token + struct.pack("<f", score)
-    for tensor in tensors:
-        document += _header(tensor)
-        document += bytes(-len(document) % _ALIGNMENT) + tensor.data
-    return bytes(document)
+    return write_legacy("ggjt", GGJT_VERSION, numbers, vocabulary, tensors)
 
 
 def write_ggml(hyper_parameters: Sequence[int], vocabulary: Sequence[bytes], tensors: Iterable[GgmlTensor]) -> bytes:
@@ -79,14 +73,48 @@ def write_ggml(hyper_parameters: Sequence[int], vocabulary: Sequence[bytes], ten
         vocabulary: The tokens; their count is written before them.
         tensors: In any order.
     """
-    document = bytearray(struct.pack("<I", _GGML_MAGIC))
-    document += struct.pack(f"<{len(hyper_parameters)}i", *hyper_parameters)
-    document += struct.pack("<i", len(vocabulary))
-    for token in vocabulary:
-        document += struct.pack("<I", len(token)) + token
+    numbers = (*hyper_parameters, len(vocabulary))
+    return write_legacy("ggml", 0, numbers, [(token, None) for token in vocabulary], tensors)
+
+
+def write_legacy(
+    magic: str,
+    version: int,
+    numbers: Sequence[int | float],
+    vocabulary: Iterable[tuple[bytes, float | None]],
+    tensors: Iterable[GgmlTensor],
+    *,
+    merges: Sequence[tuple[bytes, bytes]] | None = None,
+) -> bytes:
+    """Return a file of any of the formats.
+
+    Args:
+        magic: `ggml`, `ggmf`, `ggjt` or `ggcc`.
+        version: Of the container; `ggml` has none.
+        numbers: Everything between the version and the vocabulary, in the order of the model type; a float is written
+            as one of 32 bits.
+        vocabulary: Each token with its score; None where the format has no scores.
+        tensors: In any order.
+        merges: Pairs behind the vocabulary, as falcon files of `ggcc` have them.
+    """
+    document = bytearray(magic.encode()[::-1])
+    if magic != "ggml":
+        document += struct.pack("<I", version)
+    for number in numbers:
+        document += struct.pack("<f" if isinstance(number, float) else "<i", number)
+    for token, score in vocabulary:
+        document += _counted(token) + (b"" if score is None else struct.pack("<f", score))
+    if merges is not None:
+        document += struct.pack("<I", len(merges))
+        document += b"".join(_counted(text) for pair in merges for text in pair)
     for tensor in tensors:
-        document += _header(tensor) + tensor.data
+        document += _header(tensor)
+        document += bytes(-len(document) % _ALIGNMENT if magic in _ALIGNED else 0) + tensor.data
     return bytes(document)
+
+
+def _counted(text: bytes) -> bytes:
+    return struct.pack("<I", len(text)) + text
 
 
 def _header(tensor: GgmlTensor) -> bytes:

@@ -22,6 +22,7 @@ _LEGACY_MAGICS = {
     b"lmgg": "ggml",
     b"fmgg": "ggmf",
     b"tjgg": "ggjt",
+    b"ccgg": "ggcc",
     b"algg": "ggla",
 }
 

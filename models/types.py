@@ -96,7 +96,10 @@ class ModelInfo:
 
     Attributes:
         format: How the weights are stored.
-        architecture: `general.architecture` of a GGUF (`llama`), or the class name in config.json.
+        architecture: `general.architecture` of a GGUF (`llama`), the model type of a legacy GGML file, or the class name
+            in config.json.
+        architecture_source: What told the model type of a legacy file: `header`, `catalogue`, `file name`,
+            `--model-type` or `assumed`; None for other formats.
         name: The model's own name for itself, or None.
         parameters: Number of weights, counted over the tensors.
         quantization: The file's main type (`Q4_1`, `bf16`), or None when it cannot be told.
@@ -131,6 +134,7 @@ class ModelInfo:
 
     format: ModelFormat
     architecture: str
+    architecture_source: str | None = None
     name: str | None = None
     parameters: int
     quantization: str | None
