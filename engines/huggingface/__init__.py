@@ -1,0 +1,1 @@
+"""What the engines that read Hugging Face folders have in common."""
