@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmrun.cli.models_cache import cache_app
+from llmrun.cli.models_convert import convert
 from llmrun.cli.options import JsonOutput, Offline, Quiet
 from llmrun.cli.output import inert, report_line, write_json, write_out
 
@@ -29,6 +30,7 @@ MODEL is a name of the catalogue   smollm2-135m-instruct, llama-2-chat:13b-q5_k_
 
 models_app = typer.Typer(name="models", help=_HELP, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 models_app.add_typer(cache_app)
+models_app.command()(convert)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Which model; `llmrun models --help` shows the forms.")]
 
@@ -184,8 +186,7 @@ def _show_absent(ref: "ModelRef", *, json_output: bool) -> None:
         _show(models_report.family_text(family, candidates))
 
 
-def _read_headers(model: "LocalModel") -> "ModelInfo | None":
-    """Read the headers; there is no reader for legacy files."""
+def _read_headers(model: "LocalModel") -> "ModelInfo":
     from llmrun.models.gguf.info import read_gguf_info
     from llmrun.models.sniff import FileKind, sniff
 
@@ -194,7 +195,9 @@ def _read_headers(model: "LocalModel") -> "ModelInfo | None":
 
         return read_folder_info(LocalFolder(model.path), family=model.family)
     if sniff(model.path).kind is FileKind.GGML:
-        return None
+        from llmrun.models.ggml.info import read_ggml_info
+
+        return read_ggml_info(model.path, family=model.family)
     return read_gguf_info(model.path, family=model.family)
 
 

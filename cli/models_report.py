@@ -124,13 +124,12 @@ def family_document(family: Family, candidates: Sequence[Candidate]) -> dict[str
     }
 
 
-def model_text(model: LocalModel, info: ModelInfo | None) -> str:
-    """Return what is known of a model on this disk; `info` is None for formats without a reader of headers."""
+def model_text(model: LocalModel, info: ModelInfo) -> str:
+    """Return what is known of a model on this disk."""
     facts = [("model", model.ref.text), ("path", str(model.path)), ("where", _WHERE[model.source])]
     if model.family:
         facts.append(("family", model.family))
-    if info:
-        facts += _header_facts(info)
+    facts += _header_facts(info)
     facts.append(("size", format_size(sum(file.size_bytes for file in model.files))))
     text = _facts(facts)
     if len(model.files) == 1:
@@ -139,9 +138,9 @@ def model_text(model: LocalModel, info: ModelInfo | None) -> str:
     return text + "\n" + _table(("SIZE", "SHA256", "FILE"), rows)
 
 
-def model_document(model: LocalModel, info: ModelInfo | None) -> dict[str, Any]:
+def model_document(model: LocalModel, info: ModelInfo) -> dict[str, Any]:
     """Return what `models show --json` prints for a model on this disk."""
-    document: dict[str, Any] = {
+    return {
         "version": VERSION,
         "name": model.ref.text,
         "on_disk": True,
@@ -150,13 +149,11 @@ def model_document(model: LocalModel, info: ModelInfo | None) -> dict[str, Any]:
         "family": model.family,
         "size_bytes": sum(file.size_bytes for file in model.files),
         "files": files_document(model.files),
-        "header": None,
-    }
-    if info:
-        document["header"] = {
+        "header": {
             "format": info.format.value,
             "name": info.name,
             "architecture": info.architecture,
+            "architecture_source": info.architecture_source,
             "parameters": info.parameters,
             "quantization": info.quantization,
             "context_length": info.context_length,
@@ -170,8 +167,8 @@ def model_document(model: LocalModel, info: ModelInfo | None) -> dict[str, Any]:
             "tokenizer": info.tokenizer_model,
             "has_chat_template": info.chat_template is not None,
             "warnings": list(info.warnings),
-        }
-    return document
+        },
+    }
 
 
 def files_document(files: Iterable[ModelFile]) -> list[dict[str, Any]]:
@@ -185,7 +182,7 @@ def _header_facts(info: ModelInfo) -> list[tuple[str, str]]:
     facts = [
         ("name", info.name or "-"),
         ("format", info.format.value),
-        ("architecture", info.architecture),
+        ("architecture", _architecture(info)),
         ("parameters", _parameters(info.parameters)),
         ("quantization", info.quantization or "unknown"),
         ("tensor types", types),
@@ -197,6 +194,11 @@ def _header_facts(info: ModelInfo) -> list[tuple[str, str]]:
     if info.experts:
         facts.append(("experts", f"{info.experts_used} of {info.experts}"))
     return facts + [("warning", warning) for warning in info.warnings]
+
+
+def _architecture(info: ModelInfo) -> str:
+    source = info.architecture_source
+    return info.architecture if source is None else f"{info.architecture} (told by: {source})"
 
 
 def _shape(info: ModelInfo) -> str:
