@@ -20,7 +20,6 @@ from llmrun.engines.warm.flow import attach_warm, make_warm_target, stop_idle
 from llmrun.errors import LlmrunError, NotEnoughMemoryError, UsageError
 from llmrun.folders import cache_folder
 from llmrun.hardware.machine import probe_machine
-from llmrun.models.gguf.types import GgufHeader
 from llmrun.models.reference import parse_reference
 from llmrun.models.resolver.resolve import find_on_disk, resolve
 from llmrun.models.types import LocalModel, ModelInfo, ModelRef, RefKind
@@ -38,12 +37,11 @@ _DRAFT_CONTEXT = 4096
 class Prepared:
     """A model that is on this disk, the engine chosen for it, and the plan to load it with.
 
-    `header` is there for GGUF files, `setting` where an engine had to be chosen. `worker` has the model loaded already,
-    if another command left it behind; `target` is what this one could leave.
+    `setting` is there where an engine had to be chosen. `worker` has the model loaded already, if another command left
+    it behind; `target` is what this one could leave.
     """
 
     model: LocalModel
-    header: GgufHeader | None
     info: ModelInfo
     subject: Subject
     setting: Setting | None
@@ -191,7 +189,6 @@ def _attach(
         raise AssertionError("a worker that waits has loaded a model")
     return Prepared(
         model=subject.model,
-        header=subject.header,
         info=subject.info,
         subject=subject,
         setting=None,
@@ -243,7 +240,6 @@ def _prepared(subject: Subject, judged: Judgement, setting: Setting) -> Prepared
     unused = _unused_gpu_layers(setting.request, setting.engines.get(judged.chosen), setting)
     return Prepared(
         model=subject.model,
-        header=subject.header,
         info=subject.info,
         subject=subject,
         setting=setting,

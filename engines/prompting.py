@@ -53,10 +53,8 @@ def verbatim_prompt(prepared: Prepared, typed: str, attached: Sequence[str]) -> 
 
 def _added_tokens(prepared: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the texts of control tokens, and of tokens that engines find in any text."""
-    if prepared.header is not None:
-        from llmrun.models.gguf.vocabulary import read_control_tokens
-
-        return read_control_tokens(prepared.header), read_control_tokens(prepared.header, user_defined=True)
+    if prepared.subject.added_tokens is not None:
+        return prepared.subject.added_tokens
     if prepared.model.path.is_dir():
         from llmrun.models.huggingface.control_tokens import read_added_tokens
         from llmrun.models.huggingface.folder import LocalFolder

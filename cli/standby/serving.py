@@ -20,11 +20,11 @@ from llmrun.cli.standby.command import Command, decode_command
 from llmrun.cli.standby.copy import carry_out
 from llmrun.cli.standby.message import GO, LIMIT_BYTES, SOCKET_NAME, WILLING
 from llmrun.cli.standby.renderer import SpareRenderer
+from llmrun.engines.selection.headers import read_gguf_facts
 from llmrun.engines.warm.folder import find_names, process_born, runtime_folder
 from llmrun.engines.warm.peer import peer_user
 from llmrun.engines.warm.record import WarmWorker
 from llmrun.errors import LlmrunError
-from llmrun.models.gguf.known import remember_gguf
 
 __all__ = ["serve"]
 
@@ -34,7 +34,6 @@ _MODULES = (
     *("llmrun.cli.app", "llmrun.cli.early", "llmrun.cli.output", "llmrun.cli.config", "llmrun.cli.run"),
     *("llmrun.cli.run_flow", "llmrun.cli.progress", "llmrun.cli.signals", "llmrun.engines.warm.link"),
     *("llmrun.engines.warm.workers", "llmrun.engines.client", "llmrun.engines.prepare", "llmrun.engines.prompting"),
-    *("llmrun.models.gguf.header", "llmrun.models.gguf.info", "llmrun.models.gguf.vocabulary"),
     *("llmrun.models.prompt.render", "llmrun.models.prompt.conversation", "llmrun.models.catalogue"),
     *("llmrun.models.resolver.resolve", "llmrun.models.resolver.disk", "llmrun.engines.crash"),
 )
@@ -249,7 +248,7 @@ def _remember(records: list[Path]) -> None:
         worker = WarmWorker.read(record)
         if worker is not None and Path(worker.target.path).is_file():
             with contextlib.suppress(LlmrunError, OSError):
-                remember_gguf(Path(worker.target.path))
+                read_gguf_facts(Path(worker.target.path))
 
 
 def _send_signal(pid: int, number: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrun.engines.memory.types import PlanRequest
+from llmrun.engines.selection.headers import read_gguf_facts
 from llmrun.engines.selection.model_facts import ModelFacts, approximate_info
 from llmrun.engines.selection.select import judge_engines
 from llmrun.engines.selection.setting import Setting
@@ -23,7 +24,6 @@ from llmrun.progress import Progress
 if TYPE_CHECKING:
     from llmrun.engines.selection.reasons import Verdict
     from llmrun.models.catalogue import Candidate, Family
-    from llmrun.models.gguf.header import GgufHeader
     from llmrun.models.hub.remote import RemoteModel
 
 __all__ = ["Subject", "find_subject", "local_subject"]
@@ -44,7 +44,7 @@ class Subject:
         facts: The model, as the rules of selection see it.
         info: What its headers say, or None when only the catalogue's word is known.
         approximate: Then the shape that a model of this size usually has, for estimates.
-        header: The whole header of a GGUF on this disk.
+        added_tokens: Texts of control tokens and of tokens that engines find in any text, of a GGUF on this disk.
         model: Its files, when they are on this disk.
         remote: What the hub said of it, when it was asked.
         notices: What the user should know of how this was found out.
@@ -56,7 +56,7 @@ class Subject:
     facts: ModelFacts
     info: ModelInfo | None = None
     approximate: ModelInfo | None = None
-    header: "GgufHeader | None" = None
+    added_tokens: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     model: LocalModel | None = None
     remote: "RemoteModel | None" = None
     notices: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def local_subject(ref: ModelRef, model: LocalModel, request: PlanRequest) -> Sub
         ModelFileError: It is no model, is damaged, or of a kind that is not read.
         SecurityError: It is refused because reading it would be unsafe.
     """
-    header = None
+    tokens = None
     if model.path.is_dir():
         from llmrun.models.huggingface.info import LocalFolder, read_folder_info
 
@@ -113,16 +113,15 @@ def local_subject(ref: ModelRef, model: LocalModel, request: PlanRequest) -> Sub
 
         info = read_ggml_info(model.path, family=model.family, model_type=request.model_type)
     else:
-        from llmrun.models.gguf.known import read_gguf
-
-        header, info = read_gguf(model.path, family=model.family)
+        found = read_gguf_facts(model.path, family=model.family)
+        info, tokens = found.info, (found.control_tokens, found.user_defined_tokens)
     return Subject(
         ref=ref,
         label=str(model.path),
         pull=ref,
         facts=_facts_of(info, request),
         info=info,
-        header=header,
+        added_tokens=tokens,
         model=model,
         notices=info.warnings,
     )

@@ -52,11 +52,9 @@ def prepared(path: Path, where: Setting) -> Prepared:
     assert judged.plan is not None
     assert judged.chosen is not None
     assert subject.model is not None
-    assert subject.header is not None
     assert subject.info is not None
     return Prepared(
         model=subject.model,
-        header=subject.header,
         info=subject.info,
         subject=subject,
         setting=where,
