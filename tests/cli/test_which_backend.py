@@ -12,7 +12,7 @@ import pytest
 Run = Callable[..., Any]
 MACHINES = Path(__file__).parents[1] / "machines"
 
-WITH_CUDA = {"rtx-3060-desktop", "rtx-4090-desktop", "wsl2-rtx-3080-desktop"}  # with room for unquantized weights
+WITH_CUDA = {"h200-server", "rtx-3060-desktop", "rtx-4090-desktop", "t4-cloud-vm", "wsl2-rtx-3080-desktop"}  # with room for unquantized weights
 
 
 @pytest.fixture
