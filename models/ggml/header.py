@@ -132,10 +132,10 @@ def _find_layout(file: _File, asked: str | None) -> _Parsed:
     for layout in layouts:
         try:
             return _parse(file, layout)
-        except ModelFileError as error:
+        except ModelFileError as found:
             reached = _SECTIONS.index(file.window.section)
             if furthest is None or reached > furthest[0]:
-                furthest = (reached, error)
+                furthest = (reached, found)
     if furthest is None:
         raise AssertionError("every magic has a layout")
     reached, error = furthest
@@ -229,4 +229,8 @@ def _feed_forward(shape: GgmlShape) -> tuple[int, int]:
     Source: llama_model_load_internal in llama-ggml.cpp of ctransformers 0.2.27.
     """
     raw = 2 * (4 * shape.width) // 3
-    return tuple(-(-int(length) // shape.multiple) * shape.multiple for length in (raw, 1.3 * raw))  # type: ignore[return-value]
+    return _rounded_up(raw, shape.multiple), _rounded_up(int(1.3 * raw), shape.multiple)
+
+
+def _rounded_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple

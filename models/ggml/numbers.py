@@ -22,6 +22,7 @@ _MAX_CONTEXT = 1 << 24
 _MAX_VOCABULARY = 1 << 18  # four times the largest that such files have
 _MAX_ELEMENTS = 2**31 - 1  # loaders count the elements of a tensor, and of the cache, in a signed 32-bit number
 _LEAST_LLAMA_VOCABULARY = 259  # three control tokens and every byte, of which the tokenizer computes the number
+_FALCON_END = 11  # Source: falcon_token_eos in models/ggml/libfalcon.cpp
 _FLOATS = frozenset({"alibi", "clip"})
 _MOST_FILE_TYPE = 18  # Q6_K; later recipes are of GGUF files
 
@@ -41,9 +42,9 @@ def read_shape(window: HeaderWindow, position: int, layout: Layout) -> tuple[Ggm
     form = "<" + "".join("f" if name in _FLOATS else "i" for name in layout.fields)
     values: dict[str, Any] = dict(zip(layout.fields, struct.unpack_from(form, data, position), strict=True))
     shape = GgmlShape(**values)
-    for complaint in (_bounds(shape), _numbers_of(shape, layout), _sizes(shape, layout)):
-        if complaint:
-            raise damaged(window.path, complaint)
+    complaint = _bounds(shape) or _numbers_of(shape, layout) or _sizes(shape, layout)
+    if complaint:
+        raise damaged(window.path, complaint)
     if layout.counted:
         count = struct.unpack_from("<i", window.need(end + 4), end)[0]
         if count != shape.vocabulary:
@@ -93,6 +94,8 @@ def _falcon_numbers(shape: GgmlShape, head: int) -> str | None:
         return f"it says that it is a falcon of {shape.falcon:,} billion, and 7 or 40 is possible"
     if not 0 <= shape.merges <= 4 * _MAX_VOCABULARY:
         return f"it announces {shape.merges:,} merges"
+    if shape.vocabulary <= _FALCON_END:
+        return f"it has {shape.vocabulary:,} tokens, and the end of a text would be number {_FALCON_END}"
     recipe = shape.file_type % QUANTIZATION_FACTOR
     return None if recipe in FILE_TYPE_NAMES else f"its file type is {shape.file_type:,}, which is none"
 
