@@ -29,7 +29,7 @@ EXPECTED = {
     "mistral-v0.1": 2, "mixtral-instruct-v0.1": 4, "moonlight-16b-a3b-instruct": 1, "openhermes-2.5": 2, "opt": 1,
     "orca": 3, "phi-2": 2, "phi-3-mini-4k-instruct": 2, "qwen1.5-chat": 31, "qwen2.5-coder-instruct": 20,
     "qwen2.5-instruct": 28, "qwen3": 40, "Qwen3-Coder": 10, "Qwen3-Instruct": 15, "qwen3.5": 31, "qwen3.6": 7,
-    "QwQ-32B": 3, "seed-oss": 4, "smollm2-135m-instruct": 1, "starchat-beta": 1, "starcoder": 1, "starcoderplus": 1,
+    "QwQ-32B": 3, "seed-oss": 4, "smollm2-135m-instruct": 2, "starchat-beta": 1, "starcoder": 1, "starcoderplus": 1,
     "tiny-llama": 1, "vicuna-v1.3": 6, "vicuna-v1.5": 2, "vicuna-v1.5-16k": 2, "wizardlm-v1.0": 2, "Yi-1.5-chat": 12,
 }  # fmt: skip
 ALL = [pytest.param(family, id=family.name) for family in families()]
@@ -38,7 +38,7 @@ ALL = [pytest.param(family, id=family.name) for family in families()]
 def test_is_complete() -> None:
     assert {family.name: len(family.variants) for family in families()} == EXPECTED
     formats = Counter(variant.format for family in families() for variant in family.variants)
-    assert formats == {"pytorch": 131, "gguf": 98, "gptq": 71, "awq": 69, "fp8": 19, "ggml": 17, "bnb": 5, "fp4": 1}
+    assert formats == {"pytorch": 132, "gguf": 98, "gptq": 71, "awq": 69, "fp8": 19, "ggml": 17, "bnb": 5, "fp4": 1}
     assert Counter(family.kind for family in families()) == {"chat": 46, "generate": 16}
 
 
@@ -93,6 +93,15 @@ def test_smollm2() -> None:
             ),
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             size_bytes=98_362_432,
+            license="Apache-2.0",
+        ),
+        Variant(  # the same model, as its authors published it
+            format=ModelFormat.PYTORCH,
+            parameters_billion=0.135,
+            context_length=8192,
+            quantizations=("none",),
+            hub_repo="HuggingFaceTB/SmolLM2-135M-Instruct",
+            architectures=("LlamaForCausalLM",),
             license="Apache-2.0",
         ),
     )
