@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llmrun.engines.answer import Answer
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.llama_cpp.answer import Answer
 from llmrun.engines.llama_cpp.context import Context, can_go_back, check_logits
 from llmrun.engines.llama_cpp.native import Native, load_native
 from llmrun.engines.llama_cpp.prefix import DiskPrefix

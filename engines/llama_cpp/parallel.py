@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmrun.engines.answer import Answer
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.llama_cpp.answer import Answer
 from llmrun.engines.llama_cpp.batch import Batch
 from llmrun.engines.llama_cpp.context import can_go_back, check_logits, cut_sequence, new_context, run_batch
 from llmrun.engines.llama_cpp.native import Native

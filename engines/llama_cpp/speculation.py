@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from llmrun.engines.answer import Answer
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.llama_cpp.answer import Answer
 from llmrun.engines.llama_cpp.context import Context
 from llmrun.engines.llama_cpp.sampling import Sampler
 from llmrun.engines.speculation import DRAFT_KIND, MOST_GUESSES, Guess, GuessController, TextLookup

@@ -1,4 +1,4 @@
-"""One answer while it is written: its text, its limits and its counts. The same for one sequence and for many.
+"""One answer while it is written: its text, its limits and its counts. The same for every engine.
 
 Text is handed out in frames, not token by token: every frame wakes the process that shows it, on one of the processors
 that compute. Nobody sees the difference, because a frame lasts no longer than that of a screen.
@@ -6,14 +6,24 @@ that compute. Nobody sees the difference, because a frame lasts no longer than t
 
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
-from llmrun.engines.llama_cpp.vocabulary import Vocabulary
 from llmrun.engines.textstream import TextStream
 from llmrun.engines.types import Delta, Done, Event, FinishReason, SamplingOptions, Stats
 
-__all__ = ["Answer"]
+__all__ = ["Answer", "TokenTexts"]
 
 _FRAME_SECONDS = 1 / 60
+
+
+class TokenTexts(Protocol):
+    """What an answer needs of a vocabulary."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes that a token stands for; none for a control token."""
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its turn with this token."""
 
 
 class Answer:
@@ -28,7 +38,7 @@ class Answer:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, prompt_tokens: int, options: SamplingOptions, context_length: int
+        self, vocabulary: TokenTexts, prompt_tokens: int, options: SamplingOptions, context_length: int
     ) -> None:
         self._vocabulary = vocabulary
         self._prompt_tokens = prompt_tokens
