@@ -19,13 +19,13 @@ from llmrun.engines.memory.kv import estimate_kv_bytes
 from llmrun.engines.memory.types import Division, MemoryNeed
 from llmrun.models.types import ModelInfo
 
-__all__ = ["divide"]
+__all__ = ["HOST_BYTES", "divide"]
 
 _GIB = 1 << 30
 _PROFILED_TOKENS = 8192
 _PROFILED_SEQUENCES = 256
 _GPU_OVERHEAD_BYTES = 1_100 * 10**6
-_HOST_BYTES = 4_000 * 10**6
+HOST_BYTES = 4_000 * 10**6
 _CPU_PROCESS_BYTES = 2_500 * 10**6
 _BLOCK_TOKENS = 16
 
@@ -43,8 +43,8 @@ def divide(info: ModelInfo, context_length: int, *, on_gpu: bool) -> Division:
         weights_bytes=info.tensor_bytes,
         kv_bytes=kv_bytes,
         compute_bytes=activations + 4 * _PROFILED_SEQUENCES * info.vocabulary_size,
-        overhead_bytes=_HOST_BYTES + _GPU_OVERHEAD_BYTES if on_gpu else _CPU_PROCESS_BYTES,
+        overhead_bytes=HOST_BYTES + _GPU_OVERHEAD_BYTES if on_gpu else _CPU_PROCESS_BYTES,
     )
     if not on_gpu:
         return Division(need=need, main_bytes=need.total_bytes)
-    return Division(need=need, main_bytes=_HOST_BYTES, gpu_bytes=need.total_bytes - _HOST_BYTES, gpu_layers=-1)
+    return Division(need=need, main_bytes=HOST_BYTES, gpu_bytes=need.total_bytes - HOST_BYTES, gpu_layers=-1)

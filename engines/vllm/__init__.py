@@ -1,0 +1,1 @@
+"""Hugging Face folders through vLLM, on GPUs and on processors."""
