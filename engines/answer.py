@@ -5,11 +5,11 @@ that compute. Nobody sees the difference, because a frame lasts no longer than t
 """
 
 import time
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from llmrun.engines.textstream import TextStream
-from llmrun.engines.types import Delta, Done, Event, FinishReason, SamplingOptions, Stats
+from llmrun.engines.types import Delta, Done, Event, FinishReason, SamplingOptions, Stats, TokenLogprob
 
 __all__ = ["Answer", "TokenTexts"]
 
@@ -21,6 +21,9 @@ class TokenTexts(Protocol):
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that a token stands for; none for a control token."""
+
+    def token_text(self, token: int) -> str:
+        """Return the text of one token by itself."""
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""
@@ -42,12 +45,14 @@ class Answer:
     ) -> None:
         self._vocabulary = vocabulary
         self._prompt_tokens = prompt_tokens
+        self._alternatives = options.logprobs
         room = context_length - prompt_tokens
         self.limit = room if options.max_tokens is None else min(room, options.max_tokens)
         self._at_limit = FinishReason.CONTEXT if self.limit == room else FinishReason.LENGTH
         self.finish: FinishReason | None = None if self.limit > 0 else self._at_limit
         self._stream = TextStream(options.stop)
         self._held = ""
+        self._logprobs: list[TokenLogprob] = []
         self._shown = 0.0
         self._count = 0
         self._started = self._first = self._last = time.perf_counter()
@@ -66,32 +71,46 @@ class Answer:
         """Say that the logits of the prompt's last token are there."""
         self._first = self._last = time.perf_counter()
 
-    def add(self, token: int) -> str:
-        """Take the next token; return the text that is due to be shown, often none."""
+    def add(self, token: int, logprob: TokenLogprob | None = None) -> Delta | None:
+        """Take the next token; return what is due to be shown, often nothing."""
         if self._vocabulary.is_end(token):
             self.finish = FinishReason.STOP
-            return ""
+            return None
         now = self._last = time.perf_counter()
         self._count += 1
         if self._count == 1:
             self._first = now
-        text = self._held + self._stream.feed(self._vocabulary.token_bytes(token))
+        if logprob is not None:
+            self._logprobs.append(logprob)
+        self._held += self._stream.feed(self._vocabulary.token_bytes(token))
         if self._stream.stopped:
             self.finish = FinishReason.STOP
         elif self._count >= self.limit:
             self.finish = self._at_limit
-        if text and now - self._shown >= _FRAME_SECONDS:
+        if self._held and now - self._shown >= _FRAME_SECONDS:
             self._shown = now
-            self._held = ""
-            return text
-        self._held = text
-        return ""
+            return self._take()
+        return None
+
+    def describe(self, token: int, logits: Callable[[int], Any], output: int) -> TokenLogprob | None:
+        """Return how likely a token was, if that is wanted; `logits` gives the row of an output then."""
+        if self._alternatives is None or self._vocabulary.is_end(token):
+            return None
+        from llmrun.engines.logprobs import describe_token
+
+        return describe_token(logits(output), token, self._alternatives, self._vocabulary)
+
+    def _take(self) -> Delta:
+        delta = Delta(text=self._held, logprobs=tuple(self._logprobs))
+        self._held = ""
+        self._logprobs = []
+        return delta
 
     def end(self) -> Iterator[Event]:
         """Yield what is left of the text, then `Done`; an answer that had not ended was cancelled."""
-        if tail := self._held + self._stream.finish():
-            self._held = ""
-            yield Delta(text=tail)
+        self._held += self._stream.finish()
+        if self._held or self._logprobs:
+            yield self._take()
         stats = Stats(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._count,

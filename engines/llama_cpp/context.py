@@ -20,7 +20,7 @@ from llmrun.engines.speculation import MOST_GUESSES
 from llmrun.engines.types import LoadPlan
 from llmrun.errors import EngineCrashedError, ModelFileError, NotEnoughMemoryError
 
-__all__ = ["Context", "can_go_back", "check_logits", "cut_sequence", "new_context", "run_batch"]
+__all__ = ["Context", "can_go_back", "check_logits", "cut_sequence", "new_context", "read_logits", "run_batch"]
 
 _KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_type
 _CONTEXT_STEP = 256
@@ -67,6 +67,11 @@ class Context:
                 self.forget()
                 return False
         return True
+
+    def logit_values(self, output: int) -> Any:
+        """Return the logits, as numbers, of an output of the last batch (-1: its last)."""
+        vocabulary = self._api.llama_model_get_vocab(self._model)
+        return read_logits(self._api, self.pointer, output, self._api.llama_vocab_n_tokens(vocabulary))
 
     def cut_back(self, tokens: Sequence[int]) -> int:
         """Cut the cache back to what it shares with `tokens`; return how many tokens that is.
@@ -265,15 +270,18 @@ def cut_sequence(api: Any, model: Any, context: Any, sequence: int, count: int) 
     return bool(api.llama_memory_seq_rm(memory, sequence, count, -1))
 
 
+def read_logits(api: Any, context: Any, output: int, vocabulary_size: int) -> Any:
+    """Return a copy of the logits of an output of the last batch, as numbers of 32 bits."""
+    return array("f", ctypes.string_at(api.llama_get_logits_ith(context, output), 4 * vocabulary_size))
+
+
 def check_logits(api: Any, context: Any, output: int, vocabulary_size: int, model_path: str) -> None:
     """Refuse weights that give no finite logits: sampling from them would print garbage and succeed.
 
     Raises:
         ModelFileError: Some logit of that output of the last batch is not a finite number.
     """
-    logits = api.llama_get_logits_ith(context, output)
-    values = array("f", ctypes.string_at(logits, 4 * vocabulary_size))
-    if not isfinite(sum(values)):
+    if not isfinite(sum(read_logits(api, context, output, vocabulary_size))):
         raise ModelFileError(
             f"the weights of {model_path} look damaged: the model's output is not finite",
             fix="download the model again",

@@ -10,6 +10,7 @@ from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp.context import Context, can_go_back
 from llmrun.engines.llama_cpp.native import Native
 from llmrun.engines.llama_cpp.sampling import Sampler
+from llmrun.engines.llama_cpp.vocabulary import Vocabulary
 from llmrun.engines.types import LoadPlan, SamplingOptions
 from llmrun.errors import UsageError
 
@@ -36,8 +37,7 @@ class DraftModel:
         self._batch_tokens = plan.batch_tokens
         own = replace(plan, model_path=plan.draft_path or "", draft_path=None, context_is_fixed=False)
         self._context = Context(native, model, own)
-        vocabulary_size = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(model))
-        self._sampler = Sampler(self._api, vocabulary_size, (), _GREEDY)
+        self._sampler = Sampler(self._api, Vocabulary(native, model), (), _GREEDY)
         self.can_go_back = can_go_back(self._api, model)
 
     def begin(self, tokens: int, cancel: Cancellation) -> None:

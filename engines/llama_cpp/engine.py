@@ -131,7 +131,7 @@ class LlamaCppSession:
         self._context.begin(max(len(tokens) + room, held), cancel, repeatable=options.repeatable)
         if self._draft is not None:
             self._draft.begin(len(tokens) + room, cancel)
-        sampler = Sampler(self._api, self._vocabulary.size, tokens, options)
+        sampler = Sampler(self._api, self._vocabulary, tokens, options)
         answer.begin(self._disk.look_seconds)
         try:
             if self._disk.prefill(self._context, tokens, cancel):

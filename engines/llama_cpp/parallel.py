@@ -15,17 +15,25 @@ The library runs neighbouring sequences in one go, so the sequences in use are k
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from llmrun.engines.answer import Answer
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp.batch import Batch
-from llmrun.engines.llama_cpp.context import can_go_back, check_logits, cut_sequence, new_context, run_batch
+from llmrun.engines.llama_cpp.context import (
+    can_go_back,
+    check_logits,
+    cut_sequence,
+    new_context,
+    read_logits,
+    run_batch,
+)
 from llmrun.engines.llama_cpp.native import Native
 from llmrun.engines.llama_cpp.sampling import Sampler
 from llmrun.engines.llama_cpp.vocabulary import Vocabulary
 from llmrun.engines.protocol import BatchEvent, BatchRequest, Failure, check_prompt
-from llmrun.engines.types import Delta, LoadPlan
+from llmrun.engines.types import LoadPlan
 from llmrun.errors import LlmrunError
 
 __all__ = ["ParallelDecoder", "choose_share"]
@@ -136,10 +144,9 @@ class ParallelDecoder:
                 return
             try:
                 check_prompt(request.tokens, self._plan.context_length)
+                self._waiting.append(self._make_task(request, count))
             except LlmrunError as error:
                 self._events.append((request.id, Failure(error=error)))
-                continue
-            self._waiting.append(self._make_task(request, count))
 
     def _make_task(self, request: BatchRequest, parallel: int) -> _Task:
         tokens, options = request.tokens, request.options
@@ -147,7 +154,7 @@ class ParallelDecoder:
         room = answer.limit
         if options.max_tokens is None:
             room = min(room, max(_LEAST_ANSWER_TOKENS, self._cells // parallel - len(tokens)))
-        sampler = Sampler(self._api, self._vocabulary.size, tokens, options)
+        sampler = Sampler(self._api, self._vocabulary, tokens, options)
         return _Task(request, answer, sampler, list(tokens), len(tokens) + room)
 
     def _open_wave(self, parallel: int) -> None:
@@ -258,8 +265,9 @@ class ParallelDecoder:
                 return
             task.begun = True
         token = task.sampler.sample(self._context, output)
-        if text := answer.add(token):
-            self._events.append((name, Delta(text=text)))
+        logits = partial(read_logits, self._api, self._context, vocabulary_size=self._vocabulary.size)
+        if delta := answer.add(token, answer.describe(token, logits, output)):
+            self._events.append((name, delta))
         task.tokens.append(token)
         if answer.finish is not None:
             self._events += ((name, event) for event in answer.end())

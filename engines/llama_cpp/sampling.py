@@ -7,6 +7,8 @@ the same in all of them.
 from collections.abc import Sequence
 from typing import Any
 
+from llmrun.engines.llama_cpp.grammar import grammar_of, make_grammar_sampler
+from llmrun.engines.llama_cpp.vocabulary import Vocabulary
 from llmrun.engines.types import SamplingOptions
 
 __all__ = ["PENALTY_WINDOW", "Sampler"]
@@ -19,17 +21,20 @@ class Sampler:
 
     Args:
         api: The library's functions.
-        vocabulary_size: Number of logits.
+        vocabulary: Number of logits, and what the tokens are.
         prompt: The tokens before the answer.
         options: What the user asked for.
     """
 
-    def __init__(self, api: Any, vocabulary_size: int, prompt: Sequence[int], options: SamplingOptions) -> None:
+    def __init__(self, api: Any, vocabulary: Vocabulary, prompt: Sequence[int], options: SamplingOptions) -> None:
         self._api = api
+        self._chain = None
+        grammar = grammar_of(options)
+        first = [] if grammar is None else [make_grammar_sampler(api, vocabulary.pointer, grammar)]
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain = api.llama_sampler_chain_init(params)
-        for part in _make_samplers(api, vocabulary_size, prompt, options):
+        for part in (*first, *_make_samplers(api, vocabulary.size, prompt, options)):
             api.llama_sampler_chain_add(self._chain, part)
 
     def sample(self, context: Any, output: int) -> int:

@@ -22,7 +22,7 @@ from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp.context import Context
 from llmrun.engines.llama_cpp.sampling import Sampler
 from llmrun.engines.speculation import DRAFT_KIND, MOST_GUESSES, Guess, GuessController, TextLookup
-from llmrun.engines.types import Delta, Event
+from llmrun.engines.types import Event
 
 if TYPE_CHECKING:
     from llmrun.engines.llama_cpp.draft import DraftModel
@@ -71,8 +71,7 @@ class Decoder:
         began: float | None = None  # there is no batch to measure before the first token
         while True:
             first = len(text)
-            for piece in self._take(text, sampler, answer, guess):
-                yield Delta(text=piece)
+            yield from self._take(text, sampler, answer, guess)
             right = len(text) - first - 1
             if began is None:
                 after_first()
@@ -88,14 +87,14 @@ class Decoder:
             if not self._run(text[-1], guess):
                 return
 
-    def _take(self, text: list[int], sampler: Sampler, answer: Answer, guess: Guess | None) -> Iterator[str]:
+    def _take(self, text: list[int], sampler: Sampler, answer: Answer, guess: Guess | None) -> Iterator[Event]:
         """Sample the outputs of the last batch, up to the first that is not as guessed; yield what is to be shown."""
         guessed = guess.tokens if guess else []
         for output in range(-len(guessed) - 1, 0):
             token = sampler.sample(self._context.pointer, output)
             text.append(token)
-            if piece := answer.add(token):
-                yield piece
+            if delta := answer.add(token, answer.describe(token, self._context.logit_values, output)):
+                yield delta
             if answer.finish is not None or (output < -1 and token != guessed[output + 1 + len(guessed)]):
                 return
 

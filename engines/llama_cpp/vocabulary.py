@@ -57,6 +57,10 @@ class Vocabulary:
             size = self._api.llama_token_to_piece(self.pointer, token, self._piece, -size, 0, False)
         return self._piece.raw[:size]
 
+    def token_text(self, token: int) -> str:
+        """Return the text of one token by itself; U+FFFD stands for parts of characters."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
     def is_end(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""
         return bool(self._api.llama_vocab_is_eog(self.pointer, token))
