@@ -59,6 +59,11 @@ class Answer:
         self.cached_tokens = self.drafted_tokens = self.accepted_tokens = 0
 
     @property
+    def wants_logprobs(self) -> bool:
+        """Whether log probabilities were asked for."""
+        return self._alternatives is not None
+
+    @property
     def left(self) -> int:
         """How many tokens may still come."""
         return self.limit - self._count
