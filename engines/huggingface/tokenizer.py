@@ -4,7 +4,7 @@ Control tokens are recognised in `special` segments only, so that a user's text 
 where the folder wants it; each segment is tokenized for itself; a token is turned into its bytes, because a character
 may be spread over several. None of this can be had from `transformers`, whose tokenizers take text and return text, so
 the library below it (`tokenizers`) is used directly. That also saves the seconds that importing `transformers` takes;
-only folders without a `tokenizer.json` need it, to convert theirs.
+only folders with neither a `tokenizer.json` nor a `tokenizer.model` need it, to convert theirs.
 
 What ends an answer is what the folder's settings say, and the control tokens that llama.cpp takes for the end of a turn
 too: many folders name only one of theirs.
@@ -19,11 +19,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llmrun.engines.huggingface.sentencepiece import open_sentencepiece
 from llmrun.engines.types import Segment
 from llmrun.errors import ModelFileError
 from llmrun.models.huggingface.control_tokens import read_added_tokens
 from llmrun.models.huggingface.folder import LocalFolder
 from llmrun.models.huggingface.json import find_json
+from llmrun.models.huggingface.sentencepiece import Algorithm, is_sentencepiece, read_sentencepiece
 from llmrun.models.huggingface.tokenizer import Tokenizer, read_tokenizer
 
 __all__ = ["HuggingFaceTokenizer"]
@@ -34,6 +36,7 @@ _END_TEXTS = (
     *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<\uff5cend▁of▁sentence\uff5c>", "[e~["),
     *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>"),
     *("<REPO>", "<reponame>", "<|file_sep|>"),
+    "<eoa>",  # InternLM's, which only its own code knew
 )
 _SPACE = "▁"
 
@@ -167,7 +170,10 @@ def _mark_special(tokenizers: Any, backend: Any, control: frozenset[str]) -> Any
 
 
 def _convert(source: LocalFolder) -> Any:
-    """Convert an older kind of tokenizer, as transformers does."""
+    """Convert an older kind of tokenizer, as transformers does; SentencePiece's own files need no transformers."""
+    vocabulary = read_sentencepiece(source) if is_sentencepiece(source) else None
+    if vocabulary is not None and vocabulary.algorithm == Algorithm.BPE:
+        return open_sentencepiece(vocabulary, frozenset(read_added_tokens(source)[0]))
     transformers: Any = importlib.import_module("transformers")
     try:
         found = transformers.AutoTokenizer.from_pretrained(

@@ -1,8 +1,7 @@
 """Which texts of a model folder's vocabulary are control tokens, and which are tokens that were added as ordinary text.
 
 Text from users must not become the former. `tokenizer.json` lists both; folders without it name the special ones in
-their settings. A vocabulary in SentencePiece's own format is not opened: its control tokens are by convention `<s>`,
-`</s>` and `<unk>`, and whatever else steers the model is in the settings.
+their settings, and a vocabulary in SentencePiece's own format marks its own.
 """
 
 import json
@@ -13,6 +12,7 @@ from typing import Any
 from llmrun.errors import ModelFileError
 from llmrun.models.file_source import FileSource
 from llmrun.models.huggingface.json import find_json, read_text
+from llmrun.models.huggingface.sentencepiece import is_sentencepiece, read_sentencepiece
 
 __all__ = ["read_added_tokens"]
 
@@ -37,6 +37,8 @@ def read_added_tokens(source: FileSource) -> tuple[tuple[str, ...], tuple[str, .
     control |= set(_named(settings)) | set(_named(find_json(source, "special_tokens_map.json") or {}))
     if "tokenizer.json" not in source.sizes:
         control |= set(_SENTENCEPIECE)
+        if is_sentencepiece(source):
+            control |= {piece.text for piece in read_sentencepiece(source).pieces if piece.is_control}
     return _longest_first(control), _longest_first(ordinary - control)
 
 
