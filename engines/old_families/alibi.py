@@ -26,12 +26,13 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
 
 
 def use_alibi(model: Any) -> None:
-    """Have a loaded LlamaForCausalLM use ALiBi instead of rotary positions."""
+    """Have a loaded LlamaForCausalLM use ALiBi instead of rotary positions; `llmrun_alibi` then says that it does."""
     utils: Any = importlib.import_module("transformers.modeling_utils")
     masks: Any = importlib.import_module("transformers.masking_utils")
     utils.ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
     masks.ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, _make_mask)
     model.set_attn_implementation(_NAME)
+    model.llmrun_alibi = True
     model.model.rotary_emb.inv_freq.zero_()  # cos 0 = 1, sin 0 = 0
 
 

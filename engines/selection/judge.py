@@ -5,6 +5,7 @@ from, and the engines' own sources where a rule names a version.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from llmrun.engines.installed.facts import CRASHES, EngineFacts
@@ -35,6 +36,7 @@ _CAPABILITIES = {
 }
 # Older releases have security holes that llmrun does not want to bring in.
 _VLLM_FLOOR = (0, 22)
+_LARGEST_ROTARY_BAICHUAN = 10e9  # parameters; those of 13 billion have ALiBi
 _SMALLEST_AMD_BYTES = 4 * _GIB  # less is a part of main memory that a display uses
 _ACCELERATORS = {GpuVendor.NVIDIA: "cuda", GpuVendor.AMD: "rocm", GpuVendor.APPLE: "metal"}
 # The packages of a CPU build are of the right version already, so pip would leave them where they are.
@@ -174,7 +176,8 @@ def _judge_architecture(case: _Case) -> Iterator[Reason]:
     if case.facts.engine is EngineName.PYTORCH:
         yield from _judge_transformers(case.model, case.model.architecture, case.facts)
     elif not _supports(case.facts, case.model.architecture):
-        yield _unsupported(case.model.architecture, case.facts)
+        reason = _unsupported(case.model.architecture, case.facts)
+        yield _as_copy(reason) if case.facts.engine is EngineName.VLLM and _has_llama_copy(case.model) else reason
 
 
 def _supports(facts: EngineFacts, architecture: str) -> bool:
@@ -195,7 +198,7 @@ def _judge_transformers(model: ModelFacts, architecture: str, facts: EngineFacts
             yield Reason(
                 code=ReasonCode.ARCHITECTURE, detail=f"does not read GGUF files of architecture {architecture}"
             )
-    elif architecture in (facts.architectures or ()):
+    elif architecture in (facts.architectures or ()) or _is_mapped(model):
         return
     elif model.remote_code is False:
         yield _unsupported(architecture, facts)
@@ -206,6 +209,23 @@ def _judge_transformers(model: ModelFacts, architecture: str, facts: EngineFacts
             fix=None if model.trusted else "--trust-remote-code runs that code, with all your rights",
             severity=Severity.NOTE if model.trusted or model.remote_code is None else Severity.BLOCKS,
         )
+
+
+def _is_mapped(model: ModelFacts) -> bool:
+    """Return whether llmrun runs it as LLaMA, so that the code which it brings along is not needed."""
+    from llmrun.engines.old_families.mapping import MAPPED_ARCHITECTURES
+
+    return model.format is ModelFormat.PYTORCH and model.architecture in MAPPED_ARCHITECTURES
+
+
+def _has_llama_copy(model: ModelFacts) -> bool:
+    """Return whether a copy of it can be plain LLaMA; the large Baichuans cannot, because of their ALiBi positions."""
+    large = (model.parameters or 0) > _LARGEST_ROTARY_BAICHUAN
+    return _is_mapped(model) and not (large and (model.architecture or "").lower().startswith("baichuan"))
+
+
+def _as_copy(reason: Reason) -> Reason:
+    return replace(reason, detail=f"{reason.detail}; asked for, it runs a converted copy", severity=Severity.DEMOTES)
 
 
 def _unsupported(architecture: str, facts: EngineFacts) -> Reason:

@@ -235,9 +235,29 @@ def test_an_unknown_architecture_is_not_for_vllm_by_itself() -> None:
 
 
 def test_a_model_with_code_of_its_own_is_noted() -> None:
-    verdict = verdict_of(PYTORCH, judge_engines(replace(LLAMA, architecture="InternLMForCausalLM"), LAPTOP, ALL))
+    verdict = verdict_of(PYTORCH, judge_engines(replace(LLAMA, architecture="NewForCausalLM"), LAPTOP, ALL))
     assert verdict.eligible
     assert [(reason.code, reason.severity) for reason in verdict.reasons] == [(ReasonCode.REMOTE_CODE, Severity.NOTE)]
+
+
+@pytest.mark.parametrize(
+    "architecture", ["InternLMForCausalLM", "InternLM2ForCausalLM", "BaiChuanForCausalLM", "BaichuanForCausalLM"]
+)
+def test_old_families_need_no_code_of_their_own(architecture: str) -> None:
+    brings = replace(LLAMA, architecture=architecture, remote_code=True)
+    verdict = verdict_of(PYTORCH, judge_engines(brings, LAPTOP, ALL))
+    assert (verdict.eligible, verdict.reasons) == (True, ())
+
+
+def test_an_old_family_runs_on_vllm_when_asked_for_from_a_converted_copy() -> None:
+    model = replace(LLAMA, architecture="InternLMForCausalLM", remote_code=True)
+    facts = ALL | {VLLM: assume_engine(VLLM, version="0.32.0")}
+    assert select_engine(model, SERVER, facts).chosen is PYTORCH
+    selection = select_engine(model, SERVER, facts, forced=VLLM)
+    assert selection.chosen is VLLM
+    (reason,) = verdict_of(VLLM, selection.verdicts).reasons
+    assert (reason.code, reason.severity) == (ReasonCode.DROPPED_BY_VERSION, Severity.DEMOTES)
+    assert reason.detail.endswith("asked for, it runs a converted copy")
 
 
 def test_a_models_own_code_is_run_only_when_asked_for() -> None:

@@ -149,7 +149,7 @@ def test_a_forced_engine_that_cannot_work_says_all_its_reasons_and_the_first_use
         "vllm needs a CUDA device, and none was found; vllm is not installed"
     )
     assert caught.value.fix is None  # installing it would not help
-    dropped = replace(LLAMA, architecture="BaichuanForCausalLM")
+    dropped = replace(LLAMA, architecture="BaichuanForCausalLM", parameters=13_000_000_000)
     with pytest.raises(NoUsableEngineError, match="is not installed") as caught:
         select_engine(dropped, SERVER, engines(), forced=VLLM)
     assert caught.value.fix == "python -m pip install 'vllm==0.23.0'"
