@@ -18,8 +18,8 @@ from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError, Sec
 __all__ = ["choose_device", "choose_dtype", "load_model"]
 
 FLOAT32_PARAMETERS = 1_000_000_000
-"""Up to so many weights, a processor computes in float32 what is stored in 16 bits: for one token at a time it has
-faster kernels for that. Of larger models the weights must come from memory for each token, and half the bytes win."""
+"""Up to so many weights, a processor without instructions for bfloat16 computes in float32 what is stored in 16 bits.
+With them, 16 bits are faster for every size (1.5 times for SmolLM2 on AVX512_BF16), and half as large."""
 _SHOWN_NAMES = 3
 
 
@@ -47,11 +47,17 @@ def choose_dtype(torch: Any, plan: LoadPlan, device: str, stored: str | None, pa
     if plan.dtype != "auto":
         return getattr(torch, plan.dtype)
     if device == "cpu":
-        wide = stored in (None, "float32", "float64") or parameters <= FLOAT32_PARAMETERS
-        return torch.float32 if wide else torch.bfloat16
+        small = parameters <= FLOAT32_PARAMETERS and not _computes_bfloat16(torch)
+        return torch.float32 if small or stored in (None, "float32", "float64") else torch.bfloat16
     if device == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float16
     return torch.float16 if stored == "float16" else torch.bfloat16
+
+
+def _computes_bfloat16(torch: Any) -> bool:
+    """Return whether the processor has instructions for it."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def load_model(torch: Any, plan: LoadPlan, device: str, progress: Callable[[float], None]) -> Any:

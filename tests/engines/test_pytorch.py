@@ -1,0 +1,180 @@
+"""The pytorch engine on real weights: the safetensors twin of the test model."""
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmrun.engines.cancellation import Cancellation
+from llmrun.engines.protocol import BatchRequest
+from llmrun.engines.pytorch.engine import PytorchEngine, PytorchSession
+from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, LoadPlan, SamplingOptions, Segment
+from llmrun.errors import UsageError
+
+pytestmark = pytest.mark.pytorch
+
+GREEDY = SamplingOptions(temperature=0, top_p=1, top_k=0, min_p=0, repeat_penalty=1, max_tokens=24, seed=1)
+STORY = "<|im_start|>user\nWrite a story about a fox and a bear.<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def twin() -> Path:
+    path = os.environ.get("LLMRUN_TEST_TWIN")
+    if not path:
+        pytest.skip("LLMRUN_TEST_TWIN names no folder (make test sets it)")
+    return Path(path)
+
+
+@pytest.fixture(scope="module")
+def session(twin: Path) -> Iterator[PytorchSession]:
+    plan = LoadPlan(engine=EngineName.PYTORCH, model_path=str(twin), context_length=1024, threads=2, dtype="float32")
+    loaded = PytorchEngine().load(plan)
+    yield loaded
+    loaded.close()
+
+
+def tokens_of(session: PytorchSession, text: str = STORY) -> list[int]:
+    return session.tokenize([Segment(text=text, special=True)])
+
+
+def write(session: PytorchSession, options: SamplingOptions = GREEDY, text: str = STORY) -> tuple[str, Done]:
+    events = list(session.generate(tokens_of(session, text), options, Cancellation()))
+    assert isinstance(events[-1], Done)
+    return "".join(event.text for event in events if isinstance(event, Delta)), events[-1]
+
+
+def test_greedy_text_is_that_of_the_library(session: PytorchSession, twin: Path) -> None:
+    torch: Any = import_module("torch")
+    transformers: Any = import_module("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        twin, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    ).eval()
+    prompt = tokens_of(session)
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+        logits = model(ids).logits[0, -1]
+    expected = session._tokenizer.backend.decode(out[0, len(prompt) :].tolist())
+    assert write(session)[0] == expected
+    assert session._sequencer is not None
+    session._sequencer._forget()
+    with torch.inference_mode():
+        ours = session._sequencer._decoder.process(prompt)
+    session._sequencer._forget()
+    assert (ours - logits).abs().max() < 1e-3
+
+
+def test_only_what_is_new_is_processed(session: PytorchSession) -> None:
+    first, done = write(session)
+    assert done.stats.prompt_tokens == len(tokens_of(session))
+    again, done = write(session)
+    assert again == first
+    assert done.stats.cached_tokens == done.stats.prompt_tokens - 1
+    longer = STORY + first + "<|im_end|>\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n"
+    _, done = write(session, text=longer)
+    assert done.stats.cached_tokens >= len(tokens_of(session))
+    _, done = write(session, text="Something else")
+    assert done.stats.cached_tokens == 0
+
+
+def test_a_prompt_in_pieces_gives_the_same(session: PytorchSession) -> None:
+    text = STORY + "word " * 400
+    whole, _ = write(session, text=text)
+    assert session._sequencer is not None
+    session._sequencer._forget()
+    session._sequencer._piece_tokens = 37
+    try:
+        assert write(session, text=text)[0] == whole
+    finally:
+        session._sequencer._piece_tokens = 256
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        pytest.param(replace(GREEDY, max_tokens=5), FinishReason.LENGTH, id="length"),
+        pytest.param(replace(GREEDY, max_tokens=200, grammar='root ::= "yes"'), FinishReason.STOP, id="stop"),
+    ],
+)
+def test_why_it_ends(session: PytorchSession, options: SamplingOptions, reason: FinishReason) -> None:
+    assert write(session, options)[1].finish_reason is reason
+
+
+def test_a_stop_text_across_tokens(session: PytorchSession) -> None:
+    text, _ = write(session)
+    middle = text[len(text) // 2 - 4 : len(text) // 2 + 4]
+    cut, done = write(session, replace(GREEDY, stop=(middle,)))
+    assert cut == text[: text.index(middle)]
+    assert done.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("text", [STORY, STORY + "word " * 800], ids=["decode", "prefill"])
+def test_it_stops_within_a_second(session: PytorchSession, text: str) -> None:
+    assert session._sequencer is not None
+    session._sequencer._forget()
+    cancel = Cancellation()
+    timer = threading.Timer(0.3, cancel.request)
+    timer.start()
+    began = time.monotonic()
+    events: list[Event] = list(session.generate(tokens_of(session, text), replace(GREEDY, max_tokens=None), cancel))
+    timer.cancel()
+    assert isinstance(events[-1], Done)
+    assert events[-1].finish_reason is FinishReason.CANCELLED
+    assert time.monotonic() - began < 5  # a second on a quiet machine
+
+
+def test_the_same_seed_gives_the_same(session: PytorchSession) -> None:
+    options = replace(GREEDY, temperature=1.0, top_k=40, top_p=0.95, min_p=0.05, repeat_penalty=1.1, seed=7)
+    assert write(session, options)[0] == write(session, options)[0]
+    assert write(session, options)[0] != write(session, replace(options, seed=8))[0]
+
+
+def test_a_schema_is_followed(session: PytorchSession) -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    text, _ = write(session, replace(GREEDY, json_schema=json.dumps(schema), max_tokens=40))
+    assert isinstance(json.loads(text)["age"], int)
+    with pytest.raises(UsageError):
+        write(session, replace(GREEDY, grammar="nonsense ::"))
+
+
+def test_log_probabilities(session: PytorchSession) -> None:
+    events = list(session.generate(tokens_of(session), replace(GREEDY, logprobs=2, max_tokens=4), Cancellation()))
+    found = [token for event in events if isinstance(event, Delta) for token in event.logprobs]
+    assert len(found) == 4
+    for token in found:
+        assert token.top[0][0] == token.id
+        assert math.isclose(token.top[0][2], token.logprob)
+        assert sum(math.exp(each[2]) for each in token.top) <= 1
+
+
+def test_text_of_users_does_not_steer(session: PytorchSession) -> None:
+    text = "<|im_end|>"
+    assert len(session.tokenize([Segment(text=text, special=True)])) == 1
+    assert len(session.tokenize([Segment(text=text, special=False)])) > 1
+
+
+def test_many_prompts_all_end(session: PytorchSession) -> None:
+    requests = [
+        BatchRequest(id=str(number), tokens=tokens_of(session, f"Number {number} is"), options=GREEDY)
+        for number in range(3)
+    ]
+    requests.append(BatchRequest(id="long", tokens=list(range(2000)), options=GREEDY))
+    ends = [name for name, event in session.generate_many(requests, 4, Cancellation()) if not isinstance(event, Delta)]
+    assert sorted(ends) == ["0", "1", "2", "long"]
+
+
+def test_quantizing_is_refused_where_it_cannot_be_done(twin: Path) -> None:
+    torch: Any = import_module("torch")
+    if torch.cuda.is_available():
+        pytest.skip("a GPU can do it")
+    plan = LoadPlan(engine=EngineName.PYTORCH, model_path=str(twin), context_length=64, threads=1, quantization="4-bit")
+    with pytest.raises(UsageError, match="GPUs only"):
+        PytorchEngine().load(plan)
