@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.engines.huggingface.tokenizer import HuggingFaceTokenizer
+from llmrun.engines.old_families.copy import converted_copy
+from llmrun.engines.old_families.mapping import find_mapping
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.engines.vllm.arguments import Device, engine_arguments, refuse_unsupported
 from llmrun.engines.vllm.errors import load_error
 from llmrun.engines.vllm.session import VllmSession
 from llmrun.engines.vllm.startup import watch_startup
 from llmrun.errors import LlmrunError, NoUsableEngineError
+from llmrun.folders import cache_folder
 from llmrun.hardware.memory import probe_memory
 from llmrun.models.huggingface.folder import LocalFolder
 from llmrun.models.huggingface.info import read_folder_info
@@ -65,6 +68,7 @@ class VllmEngine:
         if importlib.util.find_spec("vllm") is None:
             raise NoUsableEngineError("vLLM is not installed here", fix="llmrun install vllm")
         os.environ.update(_ENVIRONMENT)
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that spins for one that waits slows both tenfold
         self._failure: BaseException | None = None
         self._importing = threading.Thread(target=self._import, daemon=True)
         self._importing.start()
@@ -82,6 +86,7 @@ class VllmEngine:
         tokenizer = HuggingFaceTokenizer(folder)
         if plan.vocabulary_only:
             return VllmSession(None, tokenizer, plan, folder)
+        folder = _readable(folder, plan, progress)
         info = read_folder_info(LocalFolder(folder))
         with watch_startup(progress, info.tensor_bytes) as log:
             self._importing.join()
@@ -98,6 +103,14 @@ class VllmEngine:
                 raise load_error(error, plan.model_path, log.last_error) from error
         _forget_shared_memory()
         return VllmSession(engine, tokenizer, plan, folder)
+
+
+def _readable(folder: Path, plan: LoadPlan, progress: Callable[[float], None]) -> Path:
+    """Return the folder, or a copy of it as LLaMA where it is of a family that vLLM no longer has."""
+    mapping = find_mapping(folder)
+    if mapping is None:
+        return folder
+    return converted_copy(folder, mapping, cache_folder("converted"), progress, pickle=plan.pickle)
 
 
 def _start(arguments: dict[str, Any], plan: LoadPlan, *, on_gpu: bool) -> Any:
