@@ -2,8 +2,8 @@
 
 vLLM calls it with the logits of all sequences of a step, before the temperature. For each sequence that asked for it:
 what the grammar forbids is left out, the last 64 tokens are penalized, and what top-k, top-p and min-p cut off is left
-out, in this order. Sequences with the same truncation are truncated together. The first logits of every sequence are
-checked: damaged weights show there.
+out, in this order; a temperature that vLLM does not take comes last. Sequences with the same truncation are truncated
+together. The first logits of every sequence are checked: damaged weights show there.
 
 vLLM imports this module by name, in each process of several GPUs, so that it may import vLLM.
 
@@ -32,6 +32,7 @@ class _Row:
         self.extra = extra
         self.penalty = float(extra.get("repeat_penalty", 1.0))
         truncate = extra.get("truncate")
+        self.temperature = float(extra.get("temperature", 1.0))
         self.truncate: tuple[int, float, float] | None = None if truncate is None else tuple(truncate)
         self.constraint: Constraint | None = None
         self.constrained = "folder" in extra
@@ -43,10 +44,25 @@ class _Row:
     @property
     def idle(self) -> bool:
         """Whether nothing is left to be done for it."""
-        return self.checked and self.penalty == 1 and self.truncate is None and not self.constrained
+        plain = self.penalty == 1 and self.temperature == 1 and self.truncate is None
+        return self.checked and plain and not self.constrained
 
-    def constrain(self, logits: Any) -> None:
-        """Apply the grammar."""
+    def prepare(self, logits: Any) -> None:
+        """Do to its row what concerns no other.
+
+        Raises:
+            ValueError: The first logits are not finite.
+        """
+        if not self.checked:
+            self.checked = True
+            if not bool(_torch.isfinite(logits).all()):
+                raise ValueError(NOT_FINITE)
+        if self.constrained:
+            self._constrain(logits)
+        if self.penalty != 1:
+            self._penalize(logits)
+
+    def _constrain(self, logits: Any) -> None:
         if self.constraint is None:
             extra = self.extra
             compiled = compile_constraint(
@@ -58,8 +74,7 @@ class _Row:
         self._accepted = len(known)
         self.constraint.apply(logits)
 
-    def penalize(self, logits: Any) -> None:
-        """Divide the logits of recent tokens."""
+    def _penalize(self, logits: Any) -> None:
         recent = [token for token in (*self._recent, *self._outputs[-_PENALTY_WINDOW:]) if token >= 0]
         window = sorted(set(recent[-_PENALTY_WINDOW:]))
         if not window:
@@ -98,26 +113,23 @@ class SamplingProcessor(_interface.LogitsProcessor):  # type: ignore[misc]
 
     def apply(self, logits: Any) -> Any:
         """Change the logits of the sequences that asked for it."""
+        working = [index for index, row in self._rows.items() if not row.idle and index < len(logits)]
         groups: dict[tuple[int, float, float], list[int]] = {}
-        for index in [index for index, row in self._rows.items() if not row.idle and index < len(logits)]:
+        for index in working:
             row = self._rows[index]
-            if not row.checked:
-                row.checked = True
-                if not bool(_torch.isfinite(logits[index]).all()):
-                    raise ValueError(NOT_FINITE)
-            if row.constrained:
-                row.constrain(logits[index])
-            if row.penalty != 1:
-                row.penalize(logits[index])
+            row.prepare(logits[index])
             if row.truncate is not None:
                 groups.setdefault(row.truncate, []).append(index)
-        for (top_k, top_p, min_p), indices in groups.items():
+        for truncation, indices in groups.items():
             if len(indices) == len(logits):
-                _truncate(logits, top_k, top_p, min_p)
+                _truncate(logits, *truncation)
             else:
                 part = logits[indices]
-                _truncate(part, top_k, top_p, min_p)
+                _truncate(part, *truncation)
                 logits[indices] = part
+        for index in working:
+            if self._rows[index].temperature != 1:
+                logits[index] /= self._rows[index].temperature
         return logits
 
 

@@ -15,6 +15,8 @@ from llmrun.engines.types import SamplingOptions
 
 __all__ = ["extra_arguments", "native_notices", "sampling_arguments"]
 
+_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.01, 2.0
+
 
 def sampling_arguments(options: SamplingOptions, limit: int, *, native: bool) -> dict[str, Any]:
     """Return the arguments of `SamplingParams`, structured outputs and the ids that end an answer left out.
@@ -25,7 +27,7 @@ def sampling_arguments(options: SamplingOptions, limit: int, *, native: bool) ->
         native: vLLM is to penalize and truncate by itself, because it guesses ahead.
     """
     arguments: dict[str, Any] = {
-        "temperature": options.temperature,
+        "temperature": options.temperature if native or _within(options.temperature) else 1.0,
         "seed": options.seed if options.temperature > 0 else None,
         "max_tokens": limit,
         "logprobs": options.logprobs,
@@ -38,9 +40,16 @@ def sampling_arguments(options: SamplingOptions, limit: int, *, native: bool) ->
     return arguments
 
 
+def _within(temperature: float) -> bool:
+    """Whether vLLM takes a temperature as it is: it refuses those above 2, and raises those below 0.01."""
+    return temperature == 0 or _LOWEST_TEMPERATURE <= temperature <= _HIGHEST_TEMPERATURE
+
+
 def extra_arguments(options: SamplingOptions, folder: str) -> dict[str, Any] | None:
     """Return what our own processor has to know of a request; None when it has nothing to do."""
     extra: dict[str, Any] = {}
+    if not _within(options.temperature):
+        extra["temperature"] = options.temperature
     if options.repeat_penalty != 1:
         extra["repeat_penalty"] = options.repeat_penalty
     if options.temperature > 0 and (options.top_k > 0 or options.top_p < 1 or options.min_p > 0):

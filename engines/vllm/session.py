@@ -5,21 +5,23 @@ which. Between two steps is the moment to see a request to cancel, to add prompt
 """
 
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmrun.engines.answer import Answer
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.huggingface.grammar import compile_constraint
 from llmrun.engines.huggingface.tokenizer import HuggingFaceTokenizer
 from llmrun.engines.protocol import BatchEvent, BatchRequest, Failure, check_prompt
-from llmrun.engines.types import Event, LoadPlan, Notice, SamplingOptions, Segment
-from llmrun.engines.vllm.answer import Answer
+from llmrun.engines.types import Delta, Event, LoadPlan, Notice, SamplingOptions, Segment, TokenLogprob
 from llmrun.engines.vllm.errors import request_error
 from llmrun.engines.vllm.sampling import extra_arguments, native_notices, sampling_arguments
 from llmrun.errors import LlmrunError
 
 __all__ = ["VllmSession"]
+
+_Running = tuple[str, Answer, int]  # the caller's id, the answer, and how many alternatives are listed
 
 
 class VllmSession:
@@ -65,7 +67,7 @@ class VllmSession:
     ) -> Iterator[tuple[str, BatchEvent]]:
         """Answer many prompts, up to `parallel` of them at once."""
         source = iter(requests)
-        running: dict[str, tuple[str, Answer]] = {}
+        running: dict[str, _Running] = {}
         try:
             while True:
                 while len(running) < max(1, parallel) and not cancel.requested:
@@ -83,30 +85,25 @@ class VllmSession:
         finally:
             self._abort(running)
 
-    def _begin(self, request: BatchRequest, running: dict[str, tuple[str, Answer]]) -> Iterator[tuple[str, BatchEvent]]:
+    def _begin(self, request: BatchRequest, running: dict[str, _Running]) -> Iterator[tuple[str, BatchEvent]]:
         """Give a request to vLLM, or say why not."""
+        self._requests += 1
+        name = str(self._requests)
         try:
             check_prompt(request.tokens, self.context_length)
             answer = Answer(self._tokenizer, len(request.tokens), request.options, self.context_length)
             parameters = self._parameters(request.options, answer.limit)
-        except LlmrunError as error:
-            yield request.id, Failure(error=error)
-            return
-        if self._guesses:
-            for text in native_notices(request.options):
-                yield request.id, Notice(text=text)
-        self._requests += 1
-        name = str(self._requests)
-        try:
-            known = self._engine.add_request(name, {"prompt_token_ids": list(request.tokens)}, parameters)
+            self._engine.add_request(name, {"prompt_token_ids": list(request.tokens)}, parameters)
         except Exception as error:
-            found = request_error(error, self._plan.model_path)
+            found = error if isinstance(error, LlmrunError) else request_error(error, self._plan.model_path)
             if found is None:
                 raise
             yield request.id, Failure(error=found)
             return
-        del known
-        running[name] = (request.id, answer)
+        if self._guesses:
+            for text in native_notices(request.options):
+                yield request.id, Notice(text=text)
+        running[name] = (request.id, answer, request.options.logprobs or 0)
 
     def _parameters(self, options: SamplingOptions, limit: int) -> Any:
         sampling = self._sampling
@@ -125,7 +122,7 @@ class VllmSession:
             )
         return sampling.SamplingParams(**arguments)
 
-    def _step(self, running: dict[str, tuple[str, Answer]]) -> Iterator[tuple[str, BatchEvent]]:
+    def _step(self, running: dict[str, _Running]) -> Iterator[tuple[str, BatchEvent]]:
         try:
             outputs = self._engine.step()
         except Exception as error:
@@ -137,10 +134,9 @@ class VllmSession:
             known = running.get(output.request_id)
             if known is None or not output.outputs:
                 continue
-            name, answer = known
+            name, answer, alternatives = known
             answer.cached_tokens = max(answer.cached_tokens, output.num_cached_tokens or 0)
-            part = output.outputs[0]
-            if (delta := answer.add(list(part.token_ids), part.logprobs)) is not None:
+            for delta in self._read(output.outputs[0], answer, alternatives):
                 yield name, delta
             if answer.finish is not None or output.finished:
                 del running[output.request_id]
@@ -149,16 +145,38 @@ class VllmSession:
                 for event in answer.end():
                     yield name, event
 
-    def _abort(self, running: dict[str, tuple[str, Answer]]) -> None:
+    def _read(self, part: Any, answer: Answer, alternatives: int) -> Iterator[Delta]:
+        """Take in the tokens of a step; there is more than one where guesses were right."""
+        for number, token in enumerate(part.token_ids):
+            if answer.finish is not None:
+                return
+            logprob = None
+            if part.logprobs and not self._tokenizer.is_end(token):
+                logprob = self._describe(token, part.logprobs[number], alternatives)
+            if (delta := answer.add(token, logprob)) is not None:
+                yield delta
+
+    def _describe(self, token: int, likely: Mapping[int, Any], alternatives: int) -> TokenLogprob:
+        """Return what vLLM says of a token; it lists the chosen one and the likeliest together."""
+        text = self._tokenizer.token_text
+        ranked = sorted(likely.items(), key=lambda item: (-item[1].logprob, item[0]))[:alternatives]
+        return TokenLogprob(
+            id=token,
+            text=text(token),
+            logprob=float(likely[token].logprob),
+            top=tuple((each, text(each), float(entry.logprob)) for each, entry in ranked),
+        )
+
+    def _abort(self, running: dict[str, _Running]) -> None:
         """Have vLLM forget what is running, and its blocks be free."""
         if running:
             self._engine.abort_request(list(running))
 
     def _end_all(
-        self, running: dict[str, tuple[str, Answer]], source: Iterator[BatchRequest]
+        self, running: dict[str, _Running], source: Iterator[BatchRequest]
     ) -> Iterator[tuple[str, BatchEvent]]:
         """End every answer that was not complete as cancelled, whether it had begun or not."""
-        for name, answer in list(running.values()):
+        for name, answer, _ in list(running.values()):
             for event in answer.end():
                 yield name, event
         running.clear()

@@ -1,14 +1,13 @@
-"""The parts of the vLLM adapter that need no vLLM: arguments, options, errors, progress, the text of an answer."""
+"""The parts of the vLLM adapter that need no vLLM: arguments, options, errors, progress."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmrun.engines.types import Delta, Done, EngineName, FinishReason, LoadPlan, SamplingOptions
-from llmrun.engines.vllm.answer import Answer
+from llmrun.engines.types import EngineName, LoadPlan, SamplingOptions
 from llmrun.engines.vllm.arguments import PROCESSOR, Device, engine_arguments, kv_cache_bytes, refuse_unsupported
 from llmrun.engines.vllm.errors import NOT_FINITE, load_error, request_error
 from llmrun.engines.vllm.sampling import extra_arguments, native_notices, sampling_arguments
@@ -47,6 +46,7 @@ GPU = Device(on_gpu=True, free_bytes=70 * GIB, total_bytes=80 * GIB)
 OPTIONS = SamplingOptions(
     temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, repeat_penalty=1.1, max_tokens=None, seed=3, stop=("x",)
 )
+PLAIN = replace(OPTIONS, stop=())
 TOKEN_BYTES = 4 * 2 * (64 + 64) * 2  # layers, heads, lengths, bf16
 
 
@@ -148,6 +148,13 @@ def test_vllm_gets_the_temperature_and_our_processor_the_rest() -> None:
     given = sampling_arguments(OPTIONS, 10, native=False)
     assert given == {"temperature": 0.7, "seed": 3, "max_tokens": 10, "logprobs": None, "detokenize": False}
     assert extra_arguments(OPTIONS, "/m") == {"repeat_penalty": 1.1, "truncate": [40, 0.9, 0.05]}
+
+
+@pytest.mark.parametrize("temperature", [0.001, 2.5, 1e5])
+def test_a_temperature_that_vllm_does_not_take_is_applied_by_our_processor(temperature: float) -> None:
+    options = replace(PLAIN, temperature=temperature)
+    assert sampling_arguments(options, 1, native=False)["temperature"] == 1
+    assert (extra_arguments(options, "/m") or {})["temperature"] == temperature
 
 
 def test_greedy_answers_need_no_truncation_and_no_seed() -> None:
@@ -273,66 +280,3 @@ def test_the_log_is_quiet_after_the_start() -> None:
     with watch_startup(lambda _share: None, 0):
         assert logging.getLogger("vllm").isEnabledFor(logging.INFO)
     assert not logging.getLogger("vllm").isEnabledFor(logging.WARNING)
-
-
-class Letters:
-    """A tokenizer with a token per byte; 0 ends."""
-
-    def token_bytes(self, token: int) -> bytes:
-        return bytes([token]) if token else b""
-
-    def token_text(self, token: int) -> str:
-        return self.token_bytes(token).decode("utf-8", "replace")
-
-    def is_end(self, token: int) -> bool:
-        return token == 0
-
-
-@dataclass
-class Likely:
-    logprob: float
-
-
-def answer_of(options: SamplingOptions, *steps: bytes, context: int = 100) -> tuple[str, FinishReason, int]:
-    answer = Answer(Letters(), 10, options, context)  # type: ignore[arg-type]
-    text = ""
-    for step in steps:
-        if (delta := answer.add(list(step), None)) is not None:
-            text += delta.text
-    *rest, done = answer.end()
-    assert isinstance(done, Done)
-    text += "".join(event.text for event in rest if isinstance(event, Delta))
-    return text, done.finish_reason, done.stats.completion_tokens
-
-
-PLAIN = replace(OPTIONS, stop=())
-
-
-@pytest.mark.parametrize(
-    ("options", "steps", "context", "expected"),
-    [
-        pytest.param(PLAIN, (b"ab", b"c\0d"), 100, ("abc", FinishReason.STOP, 3), id="end"),
-        pytest.param(replace(PLAIN, max_tokens=2), (b"abc",), 100, ("ab", FinishReason.LENGTH, 2), id="max-tokens"),
-        pytest.param(PLAIN, (b"abcdef",), 14, ("abcd", FinishReason.CONTEXT, 4), id="context"),
-        pytest.param(PLAIN, (b"ab",), 100, ("ab", FinishReason.CANCELLED, 2), id="cancelled"),
-        pytest.param(replace(PLAIN, stop=("cd",)), (b"abc", b"def"), 100, ("ab", FinishReason.STOP, 4), id="stop"),
-        pytest.param(
-            PLAIN, ("😀".encode()[:2], "😀".encode()[2:] + b"\0"), 100, ("😀", FinishReason.STOP, 4), id="emoji"
-        ),
-    ],
-)
-def test_an_answer_ends_as_it_should(
-    options: SamplingOptions, steps: tuple[bytes, ...], context: int, expected: tuple[str, FinishReason, int]
-) -> None:
-    assert answer_of(options, *steps, context=context) == expected
-
-
-def test_log_probabilities_come_with_the_alternatives_that_were_asked_for() -> None:
-    answer = Answer(Letters(), 1, replace(PLAIN, logprobs=2), 100)  # type: ignore[arg-type]
-    likely = {97: Likely(-3.0), 98: Likely(-0.5), 99: Likely(-1.0)}
-    first = answer.add([97], [likely])
-    events = [] if first is None else [first]
-    events += [event for event in answer.end() if isinstance(event, Delta)]
-    (token,) = [token for delta in events for token in delta.logprobs]
-    assert (token.id, token.text, token.logprob) == (97, "a", -3.0)
-    assert token.top == ((98, "b", -0.5), (99, "c", -1.0))
