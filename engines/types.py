@@ -31,7 +31,7 @@ class EngineName(StrEnum):
     FAKE = "fake"
 
 
-DRIVEN_ENGINES = frozenset({EngineName.LLAMA_CPP, EngineName.VLLM, EngineName.PYTORCH})
+DRIVEN_ENGINES = frozenset({EngineName.LLAMA_CPP, EngineName.VLLM, EngineName.PYTORCH, EngineName.CTRANSFORMERS})
 """The engines that this version of llmrun has an adapter for."""
 
 

@@ -59,7 +59,7 @@ def plan_packages(engine: EngineName, machine: Machine, accelerator: Accelerator
     if engine is EngineName.CTRANSFORMERS:
         name = f"ctransformers[cuda]=={_CTRANSFORMERS}" if nvidia else f"ctransformers=={_CTRANSFORMERS}"
         return PackagePlan(
-            requirements=(name,),
+            requirements=(name, "numpy>=1.26"),
             imports=("ctransformers",),
             because="with CUDA libraries for the NVIDIA GPU" if nvidia else "with libraries for the CPU",
         )

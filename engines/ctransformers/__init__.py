@@ -1,0 +1,7 @@
+"""Files from before GGUF, through the library of ctransformers.
+
+engine      the protocol: load a model, hold a session
+library     the functions of the native library, called so that they cannot overrun a buffer
+vocabulary  text to tokens and back
+sampling    how the next token is chosen
+"""

@@ -1,0 +1,149 @@
+"""Models in the formats before GGUF, through ctransformers 0.2.27.
+
+The library has not been maintained since 2023 and crashes on what it does not expect, so it gets nothing but files that
+our own reader has checked (`models/ggml`), tokens that fit in the context, and buffers that are large enough.
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from llmrun.engines.answer import Answer
+from llmrun.engines.cancellation import Cancellation
+from llmrun.engines.ctransformers.library import Model, load_package
+from llmrun.engines.ctransformers.sampling import Sampler
+from llmrun.engines.ctransformers.vocabulary import Vocabulary
+from llmrun.engines.protocol import BatchEvent, BatchRequest, generate_one_by_one
+from llmrun.engines.types import EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
+from llmrun.errors import ModelFileError, UsageError
+
+__all__ = ["CtransformersEngine", "CtransformersSession"]
+
+_FIRST_PIECE_TOKENS = 8
+_PIECE_SECONDS = 0.3  # between two looks at a request to cancel
+
+
+class CtransformersEngine:
+    """Loads legacy GGML files."""
+
+    name = EngineName.CTRANSFORMERS
+
+    def __init__(self) -> None:
+        self._package = load_package()
+
+    def load(
+        self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None
+    ) -> "CtransformersSession":
+        """Load a file. The weights are mapped, so that there is no progress to report but its end."""
+        kind = plan.model_type or "llama"
+        model = Model(
+            self._package,
+            plan.model_path,
+            kind,
+            context_length=plan.context_length,
+            threads=plan.threads,
+            batch_tokens=plan.batch_tokens,
+            gpu_layers=plan.gpu_layers,
+        )
+        progress(1.0)
+        return CtransformersSession(model, kind, plan)
+
+
+class CtransformersSession:
+    """One loaded model."""
+
+    def __init__(self, model: Model, kind: str, plan: LoadPlan) -> None:
+        self._numpy: Any = importlib.import_module("numpy")
+        self._model = model
+        self._plan = plan
+        self._vocabulary = Vocabulary(model, kind)
+        self._notices = list(_unheeded(plan))
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together: of most types as their file says, whatever was asked for."""
+        made = self._model.context_length
+        return min(made, self._plan.context_length) if made else self._plan.context_length
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        """Turn segments into ids. Control tokens are recognised in `special` segments only; BOS comes first once."""
+        return self._vocabulary.tokenize(segments)
+
+    def generate(self, tokens: Sequence[int], options: SamplingOptions, cancel: Cancellation) -> Iterator[Event]:
+        """Yield text as it is decoded, then `Done` with counts and times."""
+        if options.json_schema is not None or options.grammar is not None:
+            raise UsageError(
+                "ctransformers cannot keep an answer to a JSON schema or a grammar",
+                fix="llmrun models convert makes a GGUF of a llama file, for llama-cpp, which can",
+            )
+        while self._notices:
+            yield Notice(text=self._notices.pop())
+        answer = Answer(self._vocabulary, len(tokens), options, self.context_length)
+        sampler = Sampler(self._numpy, tokens, options)
+        answer.begin()
+        if self._prefill(tokens, answer, cancel):
+            answer.prefilled()
+            self._check_logits()
+            yield from self._write(sampler, answer, cancel)
+        yield from answer.end()
+
+    def _write(self, sampler: Sampler, answer: Answer, cancel: Cancellation) -> Iterator[Event]:
+        while True:
+            logits = self._model.logits(self._numpy)
+            token = sampler.choose(logits.copy() if answer.wants_logprobs else logits)
+            if delta := answer.add(token, answer.describe(token, self._row, -1)):
+                yield delta
+            if answer.finish is not None or cancel.requested:
+                return
+            self._model.process([token])
+
+    def _row(self, _output: int) -> Any:
+        return self._model.logits(self._numpy)
+
+    def _prefill(self, tokens: Sequence[int], answer: Answer, cancel: Cancellation) -> bool:
+        """Process what is new of a prompt, in pieces that take less than a second; False if it was cancelled."""
+        model = self._model
+        shared = 0
+        for old, new in zip(model.processed, tokens[:-1], strict=False):
+            if old != new:
+                break
+            shared += 1
+        model.cut_back(shared)
+        answer.cached_tokens = begin = shared
+        piece = _FIRST_PIECE_TOKENS
+        while begin < len(tokens):
+            if cancel.requested:
+                return False
+            started = time.perf_counter()
+            model.process(tokens[begin : begin + piece])
+            begin += piece
+            pace = (time.perf_counter() - started) / piece
+            piece = max(1, min(self._plan.batch_tokens, 4 * piece, int(_PIECE_SECONDS / max(pace, 1e-6))))
+        return True
+
+    def _check_logits(self) -> None:
+        if not self._numpy.isfinite(self._model.logits(self._numpy)).all():
+            self._model.cut_back(0)
+            raise ModelFileError(
+                f"the weights of {self._plan.model_path} look damaged: the model's output is not finite",
+                fix="download the model again",
+            )
+
+    def generate_many(
+        self, requests: Iterable[BatchRequest], parallel: int, cancel: Cancellation
+    ) -> Iterator[tuple[str, BatchEvent]]:
+        """Answer one request after another: the library holds one sequence."""
+        del parallel
+        return generate_one_by_one(self, requests, cancel)
+
+    def close(self) -> None:
+        """The library frees the model when it is not used any more."""
+
+
+def _unheeded(plan: LoadPlan) -> Iterator[str]:
+    """Yield what was asked for and has no effect here."""
+    if plan.kv_type != "f16":
+        yield f"--kv-type {plan.kv_type} has no effect: ctransformers keeps 16 bits"
+    if plan.lookup == "on":
+        yield "--lookup has no effect: ctransformers cannot check several tokens at once"
