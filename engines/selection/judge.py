@@ -82,7 +82,10 @@ def reads_format(engine: EngineName, format_: ModelFormat) -> bool:
 
 
 def _judge_format(case: _Case) -> Iterator[Reason]:
-    if case.model.format not in _READS[case.facts.engine]:
+    if case.facts.engine is EngineName.LLAMA_CPP and case.model.format is ModelFormat.GGML:
+        fix = "llmrun models convert FILE" if case.model.architecture == "llama" else None
+        yield Reason(code=ReasonCode.FORMAT, detail="reads GGUF only, since August 2023", fix=fix)
+    elif case.model.format not in _READS[case.facts.engine]:
         yield Reason(code=ReasonCode.FORMAT, detail=f"does not read {case.model.format.value}")
     elif case.facts.engine is EngineName.PYTORCH and case.model.format is ModelFormat.GGUF:
         detail = "reads GGUF by unpacking it to full precision, which is much slower and larger"
