@@ -73,7 +73,11 @@ class Vocabulary:
         """Return the control tokens that can be written in a template, by their text."""
         if self._is_llama:
             return {"<s>": self._model.bos, "</s>": self._model.eos}
-        found = {}
+        found: dict[str, int] = {}
+        for token in (self._model.bos, self._model.eos):  # gpt2's tokenizer does not make it of its text
+            text = self._model.token_bytes(token).decode("utf-8", "replace")
+            if text in _OTHER_TEXTS:
+                found[text] = token
         for text in _OTHER_TEXTS:
             tokens = self._model.tokenize(text.encode())
             if len(tokens) == 1:
