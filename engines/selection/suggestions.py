@@ -50,9 +50,13 @@ def _conversion(judgement: Judgement) -> Iterator[Suggestion]:
     info, model = judgement.subject.info, judgement.subject.model
     if info is None or model is None or info.format is not ModelFormat.GGML or info.architecture != "llama":
         return
+    import shlex
+
     gain = _GAINS_OF_GGUF.get(info.quantization or "") or _GAINS_OF_GGUF.get((info.quantization or "")[:4])
     speed = f"; measured for {info.quantization}: prompts {gain[0]}x, answers {gain[1]}x as fast" if gain else ""
-    yield Suggestion(text=f"as a GGUF it runs on llama-cpp{speed}", command=f"llmrun models convert {model.path}")
+    yield Suggestion(
+        text=f"as a GGUF it runs on llama-cpp{speed}", command=f"llmrun models convert {shlex.quote(str(model.path))}"
+    )
 
 
 def _variants_that_fit(judgement: Judgement, setting: Setting) -> Iterator[Suggestion]:

@@ -18,6 +18,7 @@ PAGES = (
     ("models", "list"),
     ("models", "pull"),
     ("models", "show"),
+    ("models", "convert"),
     ("models", "rm"),
     ("models", "cache"),
     ("models", "cache", "show"),
