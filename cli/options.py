@@ -5,6 +5,8 @@ no engine could honour ends with exit code 2 before anything is started.
 """
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,18 +15,25 @@ from llmrun.engines.memory.kv import KV_BYTES
 from llmrun.engines.types import EngineName
 
 __all__ = [
+    "AllowPickle",
     "ContextLength",
     "Draft",
+    "Dtype",
     "Engine",
     "GpuLayers",
+    "Grammar",
     "JsonOutput",
+    "JsonSchema",
     "KeepAlive",
     "KvType",
+    "Logprobs",
     "Lookup",
     "MaxTokens",
     "MinP",
+    "ModelType",
     "NoCache",
     "Offline",
+    "Quantization",
     "Quiet",
     "RepeatPenalty",
     "Seed",
@@ -34,9 +43,13 @@ __all__ = [
     "Threads",
     "TopK",
     "TopP",
+    "TrustRemoteCode",
 ]
 
 LOOKUPS = ("auto", "on", "off")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("4-bit", "8-bit")
+MODEL_TYPES = ("llama", "gpt2", "gptj", "gpt_neox", "dolly-v2", "starcoder", "mpt", "replit", "falcon")
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model and engine", "Sampling", "Output"
 LARGEST_SEED = 2**32 - 2  # 2^32 - 1 means "any seed" to llama.cpp
 
@@ -66,10 +79,13 @@ def _kv_type(value: str) -> str:
     return value
 
 
-def _lookup(value: str) -> str:
-    if value not in LOOKUPS:
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(LOOKUPS)}")
-    return value
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str | None], str | None]:
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in allowed:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(allowed)}")
+        return value
+
+    return check
 
 
 def _stop(values: list[str]) -> list[str]:
@@ -151,9 +167,87 @@ Lookup = Annotated[
         "--lookup",
         envvar="LLMRUN_LOOKUP",
         metavar="WHEN",
-        callback=_lookup,
+        callback=_one_of(LOOKUPS),
         help="Guess ahead from what the prompt and the answer say already: auto (while it pays), on or off.",
         rich_help_panel=MODEL_PANEL,
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        envvar="LLMRUN_DTYPE",
+        metavar="TYPE",
+        callback=_one_of(DTYPES),
+        help="What pytorch and vllm compute in: auto (what is faster here), float32, bfloat16 or float16.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        "--quantization",
+        envvar="LLMRUN_QUANTIZATION",
+        metavar="BITS",
+        callback=_one_of(QUANTIZATIONS),
+        help="Quantize unquantized weights while loading: 4-bit or 8-bit (pytorch, on a GPU).",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Load weights that are Python pickles, which can run code; only from sources that you trust.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the Python code that a model brings along, with all your rights.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+ModelType = Annotated[
+    str | None,
+    typer.Option(
+        "--model-type",
+        envvar="LLMRUN_MODEL_TYPE",
+        metavar="TYPE",
+        callback=_one_of(MODEL_TYPES),
+        help="What a file from before GGUF holds, where it does not say: llama, gpt2, starcoder, …",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+JsonSchema = Annotated[
+    str | None,
+    typer.Option(
+        "--json-schema",
+        metavar="FILE|TEXT",
+        help="The answer is JSON that this schema allows.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+Grammar = Annotated[
+    Path | None,
+    typer.Option(
+        "--grammar",
+        metavar="FILE",
+        help="The answer is in the language of this GBNF grammar.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+Logprobs = Annotated[
+    int | None,
+    typer.Option(
+        "--logprobs",
+        metavar="N",
+        min=0,
+        max=100,
+        help="With --json: the log probability of each token, and of the N likeliest in its place.",
+        rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 NoCache = Annotated[

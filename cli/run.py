@@ -48,6 +48,11 @@ def run(
     draft: common.Draft = None,
     lookup: common.Lookup = "auto",
     no_cache: common.NoCache = False,
+    dtype: common.Dtype = "auto",
+    quantization: common.Quantization = None,
+    model_type: common.ModelType = None,
+    allow_pickle: common.AllowPickle = False,
+    trust_remote_code: common.TrustRemoteCode = False,
     keep_alive: common.KeepAlive = None,
     offline: common.Offline = False,
     temperature: common.Temperature = 0.7,
@@ -58,6 +63,9 @@ def run(
     max_tokens: common.MaxTokens = None,
     seed: common.Seed = None,
     stop: common.Stop = [],  # noqa: B006 - typer copies it
+    json_schema: common.JsonSchema = None,
+    grammar: common.Grammar = None,
+    logprobs: common.Logprobs = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -84,7 +92,9 @@ def run(
     llmrun run llama-2-chat:7b-q4_k_m --file report.txt "Summarize." --temperature 0
     llmrun run smollm2-135m-instruct "2+2?" --json | jq -r .text
     llmrun run smollm2-135m-instruct "Hello" --keep-alive 10m
+    llmrun run ./model.gguf "A person, as JSON." --json-schema person.schema.json
     """  # noqa: D301 - Typer reads the control character as "keep these lines as they are"
+    from llmrun.cli.constraints import read_grammar, read_schema
     from llmrun.cli.run_flow import RunRequest, execute
     from llmrun.engines.warm.flow import keep_alive_seconds
 
@@ -104,6 +114,11 @@ def run(
                 vocabulary_only=dry_run,
                 lookup=lookup,
                 cache=not no_cache,
+                dtype=dtype,
+                quantization=quantization,
+                pickle=allow_pickle,
+                remote_code=trust_remote_code,
+                model_type=model_type,
             ),
             draft=draft,
             keep_seconds=None if keep_alive is None else keep_alive_seconds(keep_alive),
@@ -117,6 +132,9 @@ def run(
                 seed=int.from_bytes(os.urandom(4)) % (LARGEST_SEED + 1) if seed is None else seed,
                 stop=tuple(stop),
                 repeatable=seed is not None or temperature == 0,
+                logprobs=logprobs,
+                json_schema=read_schema(json_schema),
+                grammar=read_grammar(grammar),
             ),
             offline=offline,
             fallback=not no_fallback,

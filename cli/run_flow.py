@@ -21,7 +21,7 @@ from llmrun.engines.plan import PlanRequest
 from llmrun.engines.prepare import Prepared, prepare, prepare_next
 from llmrun.engines.prompting import conversation_prompt, verbatim_prompt
 from llmrun.engines.selection.select import fallback_notice
-from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions
+from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions, TokenLogprob
 from llmrun.engines.warm.flow import release, slow_start_hint
 from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
 from llmrun.models.prompt.conversation import Message, RenderedPrompt
@@ -80,6 +80,8 @@ def execute(request: RunRequest) -> None:
     fallback = fallback_notice(prepared.selection, request.model)
     if fallback:
         notices.add(fallback)
+    if request.sampling.logprobs is not None and not request.json_output:
+        notices.add("--logprobs has no effect: log probabilities are in the document of --json")
     if request.raw and request.system:
         notices.add("--system is left out: with --raw the prompt is sent as it is")
     shown: list[str] = []
@@ -148,6 +150,7 @@ class _Streamed:
     """What came of an answer; `done` is None if the engine was deaf to an interruption and had to be killed."""
 
     text: str
+    logprobs: list[TokenLogprob]
     first_seconds: float
     done: Done | None
 
@@ -175,6 +178,7 @@ def _answer(
                 rendered,
                 request.sampling,
                 streamed.text,
+                streamed.logprobs,
                 streamed.done,
                 tuple(notices.texts),
                 worker.phases,
@@ -192,6 +196,7 @@ def _stream(
 ) -> _Streamed:
     """Write the answer as it comes; whatever happens, end its last line."""
     text: list[str] = []
+    logprobs: list[TokenLogprob] = []
     first_seconds = 0.0
     done: Done | None = None
     try:
@@ -200,6 +205,7 @@ def _stream(
                 case Delta():
                     first_seconds = first_seconds or time.perf_counter() - started
                     text.append(event.text)
+                    logprobs += event.logprobs
                     if writer is not None:
                         shown.append(event.text)
                         writer.write(event.text)
@@ -210,7 +216,7 @@ def _stream(
     finally:
         if writer is not None:
             writer.end()
-    return _Streamed(text="".join(text), first_seconds=first_seconds, done=done)
+    return _Streamed(text="".join(text), logprobs=logprobs, first_seconds=first_seconds, done=done)
 
 
 def _events(worker: WorkerClient) -> Iterator[Event]:

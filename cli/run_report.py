@@ -1,11 +1,12 @@
 """What `run` says about an answer besides its text: notices, a line of statistics, and the JSON documents."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from llmrun.engines.prepare import Prepared
-from llmrun.engines.types import Done, FinishReason, LoadPlan, SamplingOptions, Stats
+from llmrun.engines.types import Done, FinishReason, LoadPlan, SamplingOptions, Stats, TokenLogprob
 from llmrun.models.prompt.conversation import RenderedPrompt
 
 __all__ = ["answer_document", "dry_run_document", "finish_notice", "stats_lines"]
@@ -82,6 +83,7 @@ def answer_document(
     rendered: RenderedPrompt,
     sampling: SamplingOptions,
     text: str,
+    logprobs: Sequence[TokenLogprob],
     done: Done,
     notices: tuple[str, ...],
     phases: Mapping[str, float],
@@ -91,6 +93,8 @@ def answer_document(
     return {
         "version": SCHEMA_VERSION,
         "text": text,
+        **_value(text, sampling, done),
+        **({} if sampling.logprobs is None else {"logprobs": [_logprob(token) for token in logprobs]}),
         "finish_reason": done.finish_reason,
         "usage": {
             "prompt_tokens": stats.prompt_tokens,
@@ -118,6 +122,21 @@ def answer_document(
         "template": rendered.template_source,
         "notices": notices,
     }
+
+
+def _value(text: str, sampling: SamplingOptions, done: Done) -> dict[str, Any]:
+    """Return the answer as the value that a schema promised; None when it was cut before its end."""
+    if sampling.json_schema is None:
+        return {}
+    try:
+        return {"value": json.loads(text) if done.finish_reason is FinishReason.STOP else None}
+    except ValueError:
+        return {"value": None}
+
+
+def _logprob(token: TokenLogprob) -> dict[str, Any]:
+    top = [{"id": number, "text": text, "logprob": logprob} for number, text, logprob in token.top]
+    return {"id": token.id, "text": token.text, "logprob": token.logprob, "top": top}
 
 
 def dry_run_document(prepared: Prepared, rendered: RenderedPrompt, tokens: list[int]) -> dict[str, Any]:
