@@ -96,8 +96,8 @@ class ModelInfo:
 
     Attributes:
         format: How the weights are stored.
-        architecture: `general.architecture` of a GGUF (`llama`), the model type of a legacy GGML file, or the class name
-            in config.json.
+        architecture: `general.architecture` of a GGUF (`llama`), the model type of a legacy GGML file, or the class
+            name in config.json.
         architecture_source: What told the model type of a legacy file: `header`, `catalogue`, `file name`,
             `--model-type` or `assumed`; None for other formats.
         name: The model's own name for itself, or None.

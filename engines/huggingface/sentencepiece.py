@@ -107,7 +107,8 @@ def _normalizer(tokenizers: Any, model: Vocabulary) -> Any:
 
 def _add_tokens(tokenizers: Any, backend: Any, model: Vocabulary, control: frozenset[str]) -> None:
     """Have control tokens found in templates only; the marks of turns among the user's own pieces count as such."""
-    special, plain = [], []
+    special: list[Any] = []
+    plain: list[Any] = []
     for piece in model.pieces:
         is_control = piece.is_control or piece.text in control
         if is_control or piece.kind == PieceKind.USER_DEFINED:

@@ -107,7 +107,7 @@ def local_subject(ref: ModelRef, model: LocalModel, request: PlanRequest) -> Sub
     if model.path.is_dir():
         from llmrun.models.huggingface.info import LocalFolder, read_folder_info
 
-        info = read_folder_info(LocalFolder(model.path), family=model.family)
+        info = read_folder_info(LocalFolder(model.path), family=model.family, pickle=request.pickle)
     elif _is_legacy(model.path):
         from llmrun.models.ggml.info import read_ggml_info
 

@@ -22,7 +22,7 @@ from llmrun.models.huggingface.layers import Attention, read_attention
 from llmrun.models.huggingface.quantization import Quantization, count_parameters, name_dtype, read_quantization
 from llmrun.models.huggingface.safetensors import SafetensorsTensor
 from llmrun.models.huggingface.tokenizer import read_tokenizer
-from llmrun.models.huggingface.weights import all_tensors, read_weights
+from llmrun.models.huggingface.weights import all_tensors, pickled_weights, read_weights
 from llmrun.models.types import ModelFile, ModelFormat, ModelInfo
 
 __all__ = ["LocalFolder", "read_folder_info"]
@@ -36,12 +36,13 @@ _SCALED_ALREADY = frozenset({"", "default", "su", "longrope", "llama3", "mrope",
 _HIGHEST_FACTOR = 10_000
 
 
-def read_folder_info(source: FileSource, *, family: str | None = None) -> ModelInfo:
+def read_folder_info(source: FileSource, *, family: str | None = None, pickle: bool = False) -> ModelInfo:
     """Read and check a Hugging Face model folder, without its weights and without any engine.
 
     Args:
         source: The folder or repository.
         family: Catalogue family, which is only handed on.
+        pickle: Accept weights that are pickles. They are not opened: what they hold is judged by their size.
 
     Raises:
         ModelFileError: A file is missing, damaged, incomplete, of an unknown kind, or contradicts another.
@@ -55,13 +56,16 @@ def read_folder_info(source: FileSource, *, family: str | None = None) -> ModelI
     quantization = read_quantization(source, outer, config.values)
     attention = read_attention(config)
     tokenizer = read_tokenizer(source, outer, config.values)
-    tensors = all_tensors(read_weights(source))
+    pickles = pickled_weights(source) if pickle else {}
+    tensors = () if pickles else all_tensors(read_weights(source))
     if not tokenizer.present:
         raise ModelFileError(
             f"{source.path} has no tokenizer: neither tokenizer.json nor another vocabulary", fix="download it again"
         )
-    odd = check_tensors(config, _architecture(config), attention.layers, tensors, quantization)
+    odd = () if pickles else check_tensors(config, _architecture(config), attention.layers, tensors, quantization)
     info = _describe(config, attention, quantization, tensors)
+    if pickles:
+        info = _with_size(info, sum(pickles.values()))
     return replace(
         info,
         chat_template=tokenizer.chat_template,
@@ -71,6 +75,18 @@ def read_folder_info(source: FileSource, *, family: str | None = None) -> ModelI
         special_tokens=tokenizer.special_tokens,
         tokenizer_model=tokenizer.model,
         warnings=(*info.warnings, *odd, *tokenizer.warnings),
+    )
+
+
+def _with_size(info: ModelInfo, size_bytes: int) -> ModelInfo:
+    """Return the facts with what the size of pickles tells: 16 bits a weight, as nearly all of them are stored."""
+    note = "the weights are pickles: what is in them was not checked"
+    return replace(
+        info,
+        parameters=size_bytes // 2,
+        tensor_bytes=size_bytes,
+        tensor_types=(("F16", size_bytes),),
+        warnings=(*info.warnings, note),
     )
 
 

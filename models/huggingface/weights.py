@@ -20,7 +20,7 @@ from llmrun.models.huggingface.safetensors import (
     read_safetensors_header,
 )
 
-__all__ = ["INDEX_NAME", "all_tensors", "read_weights"]
+__all__ = ["INDEX_NAME", "all_tensors", "pickled_weights", "read_weights"]
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
@@ -137,11 +137,18 @@ def _refuse_without_weights(source: FileSource, *, adapter: bool) -> NoReturn:
         raise SecurityError(
             f"{source.path} has its weights only as pickles ({_listed(_pickles(names))}), which can run any code when "
             "they are loaded",
-            fix="take a version of the model with .safetensors or .gguf files, or ask its publisher to convert it",
+            fix="a version of the model with .safetensors or .gguf files; --allow-pickle loads these",
         )
     if any(name.endswith(".gguf") for name in names):
         raise ModelFileError(f"{source.path} has no safetensors files, only GGUF", fix="name the .gguf file")
     raise ModelFileError(f"{source.path} has no weights: not one .safetensors file", fix=_AGAIN)
+
+
+def pickled_weights(source: FileSource) -> dict[str, int]:
+    """Return the sizes in bytes of the pickles of a folder that has no other weights; empty when it has."""
+    if not is_pickle_only(source.sizes):
+        return {}
+    return {name: source.sizes[name] for name in _pickles(sorted(source.sizes)) if not name.startswith("training_")}
 
 
 def _pickles(names: list[str]) -> list[str]:

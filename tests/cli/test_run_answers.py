@@ -139,3 +139,21 @@ def test_a_legacy_file_is_answered_by_ctransformers(llmrun: Run, tmp_path: Path,
     refused = llmrun("run", path, "x", "--raw", "--json-schema", "{}", timeout=120)
     assert refused.code == 2
     assert "cannot keep" in refused.errors
+
+
+@pytest.mark.pytorch
+def test_pickles_are_read_only_when_asked_for(llmrun: Run, tmp_path: Path) -> None:
+    from importlib import import_module
+
+    torch: Any = import_module("torch")
+    safetensors: Any = import_module("safetensors.torch")
+    folder = tmp_path / "pickled"
+    shutil.copytree(DATA / "tiny-llama", folder)
+    weights = folder / "model.safetensors"
+    torch.save(safetensors.load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    refused = llmrun("run", folder, ASKED, "--raw")
+    assert (refused.code, refused.text) == (9, "")
+    assert "--allow-pickle" in refused.errors
+    result = llmrun("run", folder, ASKED, "--raw", "--temperature", "0", "--allow-pickle", timeout=180)
+    assert (result.code, result.text) == (0, " Oslo.\n"), result.errors

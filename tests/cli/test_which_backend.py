@@ -12,7 +12,8 @@ import pytest
 Run = Callable[..., Any]
 MACHINES = Path(__file__).parents[1] / "machines"
 
-WITH_CUDA = {"h200-server", "rtx-3060-desktop", "rtx-4090-desktop", "t4-cloud-vm", "wsl2-rtx-3080-desktop"}  # with room for unquantized weights
+# Machines whose GPU has room for the unquantized weights.
+WITH_CUDA = {"h200-server", "rtx-3060-desktop", "rtx-4090-desktop", "t4-cloud-vm", "wsl2-rtx-3080-desktop"}
 
 
 @pytest.fixture

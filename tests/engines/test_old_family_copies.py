@@ -36,7 +36,8 @@ def cache(tmp_path: Path) -> Path:
 
 
 def convert(original: Path, cache: Path, **settings: Any) -> tuple[Path, list[float]]:
-    mapping, shares = find_mapping(original), []
+    mapping = find_mapping(original)
+    shares: list[float] = []
     assert mapping is not None
     return copy.converted_copy(original, mapping, cache, shares.append, **settings), shares
 
