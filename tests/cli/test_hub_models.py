@@ -89,6 +89,7 @@ def test_a_hugging_face_repository_is_for_pytorch(llmrun: Run, hub: fake.FakeHub
         "quantization": None,
         "weights_bytes": 0,
         "remote_code": False,
+        "trusted": False,
     }
     by_engine = {verdict["engine"]: verdict for verdict in document["verdicts"]}
     assert by_engine["pytorch"]["memory"]["need"]["weights_bytes"] > 0

@@ -104,8 +104,8 @@ def test_a_pipe_into_head(environment: dict[str, str], real_model: Path) -> None
 
 def test_help_imports_no_engine() -> None:
     program = (
-        "import sys\nfrom llmrun.cli.app import _run\n"
-        "try:\n    _run(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom llmrun.cli.app import run_here\n"
+        "try:\n    run_here(['--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = ('torch', 'transformers', 'vllm', 'llama_cpp', 'ctransformers')\n"
         "heavy += ('numpy', 'rich', 'huggingface_hub', 'httpx')\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)"

@@ -44,11 +44,17 @@ def machine(*gpus: GPU, system: str = "linux", architecture: str = "x86_64") -> 
             None,
             id="pytorch",
         ),
-        pytest.param(EngineName.CTRANSFORMERS, machine(), ("ctransformers==0.2.27",), None, id="ctransformers"),
+        pytest.param(
+            EngineName.CTRANSFORMERS,
+            machine(),
+            ("ctransformers==0.2.27", "numpy>=1.26"),
+            None,
+            id="ctransformers",
+        ),
         pytest.param(
             EngineName.CTRANSFORMERS,
             machine(NVIDIA),
-            ("ctransformers[cuda]==0.2.27",),
+            ("ctransformers[cuda]==0.2.27", "numpy>=1.26"),
             None,
             id="ctransformers with a gpu",
         ),
@@ -63,7 +69,7 @@ def test_packages(engine: EngineName, here: Machine, requirements: tuple[str, ..
 
 def test_cuda_can_be_asked_for_without_a_gpu() -> None:
     plan = plan_packages(EngineName.CTRANSFORMERS, machine(), Accelerator.CUDA)
-    assert plan.requirements == ("ctransformers[cuda]==0.2.27",)
+    assert plan.requirements == ("ctransformers[cuda]==0.2.27", "numpy>=1.26")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +189,7 @@ def test_ctransformers_is_installed_and_imported(
     module.write_text("")
     result = install_engine(request, SILENT, machine=machine(), installer=pip)
     assert result.changed
-    assert ["install", "ctransformers==0.2.27"] in calls(tmp_path)
+    assert ["install", "ctransformers==0.2.27", "numpy>=1.26"] in calls(tmp_path)
 
 
 @pytest.mark.parametrize(
