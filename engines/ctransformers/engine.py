@@ -5,23 +5,25 @@ our own reader has checked (`models/ggml`), tokens that fit in the context, and 
 """
 
 import importlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from llmrun.engines.answer import Answer
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.ctransformers.library import Model, load_package
+from llmrun.engines.ctransformers.room import EvaluationRoom
 from llmrun.engines.ctransformers.sampling import Sampler
+from llmrun.engines.ctransformers.threads import ComputeThreads
 from llmrun.engines.ctransformers.vocabulary import Vocabulary
 from llmrun.engines.protocol import BatchEvent, BatchRequest, generate_one_by_one
 from llmrun.engines.types import EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
 from llmrun.errors import ModelFileError, UsageError
+from llmrun.models.ggml.header import read_ggml_header
 
 __all__ = ["CtransformersEngine", "CtransformersSession"]
 
-_FIRST_PIECE_TOKENS = 8
-_PIECE_SECONDS = 0.3  # between two looks at a request to cancel
+_PIECE_SECONDS = 0.2  # between two looks at a request to cancel
 
 
 class CtransformersEngine:
@@ -58,13 +60,20 @@ class CtransformersSession:
         self._model = model
         self._plan = plan
         self._vocabulary = Vocabulary(model, kind)
+        self._threads = ComputeThreads(plan)
         self._notices = list(_unheeded(plan))
+        made = model.context_length or plan.context_length
+        room = EvaluationRoom(kind, read_ggml_header(Path(plan.model_path), model_type=kind).shape, made)
+        self._room = room
+        self._context_length = min(plan.context_length, room.usable_context())
+        growth = room.growth()
+        if growth is not None and not plan.vocabulary_only:
+            model.make_room(growth)
 
     @property
     def context_length(self) -> int:
         """Tokens of prompt and answer together: of most types as their file says, whatever was asked for."""
-        made = self._model.context_length
-        return min(made, self._plan.context_length) if made else self._plan.context_length
+        return self._context_length
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """Turn segments into ids. Control tokens are recognised in `special` segments only; BOS comes first once."""
@@ -89,14 +98,19 @@ class CtransformersSession:
         yield from answer.end()
 
     def _write(self, sampler: Sampler, answer: Answer, cancel: Cancellation) -> Iterator[Event]:
+        self._threads.begin(prompt=False)
         while True:
-            logits = self._model.logits(self._numpy)
-            token = sampler.choose(logits.copy() if answer.wants_logprobs else logits)
+            token = sampler.choose(self._model.logits(self._numpy))
             if delta := answer.add(token, answer.describe(token, self._row, -1)):
                 yield delta
             if answer.finish is not None or cancel.requested:
                 return
-            self._model.process([token])
+            self._compute([token], prompt=False)
+
+    def _compute(self, tokens: Sequence[int], *, prompt: bool) -> float:
+        """Take the next tokens; return the seconds that it took."""
+        self._model.threads = self._threads.now
+        return self._threads.timed(lambda: self._model.process(tokens), len(tokens), prompt=prompt)
 
     def _row(self, _output: int) -> Any:
         return self._model.logits(self._numpy)
@@ -111,15 +125,16 @@ class CtransformersSession:
             shared += 1
         model.cut_back(shared)
         answer.cached_tokens = begin = shared
-        piece = _FIRST_PIECE_TOKENS
+        self._threads.begin(prompt=True)
+        piece = 1
         while begin < len(tokens):
             if cancel.requested:
                 return False
-            started = time.perf_counter()
-            model.process(tokens[begin : begin + piece])
+            piece = min(piece, len(tokens) - begin, self._room.most_tokens(begin))
+            seconds = self._compute(tokens[begin : begin + piece], prompt=True)
             begin += piece
-            pace = (time.perf_counter() - started) / piece
-            piece = max(1, min(self._plan.batch_tokens, 4 * piece, int(_PIECE_SECONDS / max(pace, 1e-6))))
+            affordable = int(_PIECE_SECONDS * piece / max(seconds, 1e-6))
+            piece = max(1, min(self._plan.batch_tokens, 4 * piece, affordable))
         return True
 
     def _check_logits(self) -> None:

@@ -59,11 +59,15 @@ class ThreadTuner:
         self._tokens = 0
         self._seconds = 0.0
 
-    def restart(self) -> None:
+    def restart(self, threads: int | None = None) -> None:
         """Begin a new answer: what tokens took before, with another context, says nothing about it.
 
         Time may have passed: whether all threads are faster again is tried at once.
+
+        Args:
+            threads: How many to begin with; None: those that were the best before.
         """
+        self._settled = threads or self._settled
         self.threads = self._settled
         self._best_seconds = 0.0
         self._pauses[+1], self._not_before[+1] = _FIRST_PAUSE_SECONDS, self._clock
