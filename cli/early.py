@@ -66,7 +66,7 @@ def _is_legacy(path: str) -> bool:
     import contextlib
 
     with contextlib.suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
-        return file.read(4) in (b"lmgg", b"fmgg", b"tjgg")
+        return file.read(4) in (b"lmgg", b"fmgg", b"tjgg", b"ccgg")
     return False
 
 

@@ -44,6 +44,9 @@ def make_plan(
         NotEnoughMemoryError: Model and context do not fit; says what is needed, what there is, what would fit.
     """
     memory = plan_memory(engine, info, machine, request, gpu_support=gpu_support)
+    unheeded: tuple[str, ...] = ()
+    if engine is EngineName.CTRANSFORMERS:
+        memory, request, unheeded = _heed_ctransformers(info, machine, request, memory)
     if not request.vocabulary_only and not memory.fits:
         raise _does_not_fit(info, machine, request, memory, gpu_support)
     plan = LoadPlan(
@@ -68,7 +71,21 @@ def make_plan(
         parallel=request.parallel,
         family=info.family,
     )
-    return plan, tuple(_notices(info, machine, request, memory))
+    return plan, (*_notices(info, machine, request, memory), *unheeded)
+
+
+def _heed_ctransformers(
+    info: ModelInfo, machine: Machine, request: PlanRequest, memory: MemoryPlan
+) -> tuple[MemoryPlan, PlanRequest, tuple[str, ...]]:
+    """Return plan and request as far as ctransformers can follow them, and what it cannot; memory was judged before."""
+    from llmrun.engines.ctransformers.limits import has_fixed_context, heed
+
+    if has_fixed_context(info):
+        memory = replace(memory, largest_context=min(memory.largest_context, trained_context(info)))
+    if not memory.fits:
+        return memory, request, ()
+    heeded, notices = heed(info, machine, request)
+    return replace(memory, context_length=heeded.context_length or memory.context_length), heeded, notices
 
 
 def _notices(info: ModelInfo, machine: Machine, request: PlanRequest, memory: MemoryPlan) -> list[str]:
