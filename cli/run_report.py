@@ -73,6 +73,7 @@ def _model(prepared: Prepared) -> dict[str, Any]:
         "path": str(prepared.model.path),
         "format": prepared.info.format,
         "architecture": prepared.info.architecture,
+        "architecture_source": prepared.info.architecture_source,
         "quantization": prepared.info.quantization,
         "sha256": prepared.model.files[0].sha256 if prepared.model.files else None,
     }

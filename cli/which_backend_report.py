@@ -31,6 +31,8 @@ def model_text(
     chosen = "no engine" if judgement.chosen is None else judgement.chosen.value
     parts = [wrap(f"{chosen} for {_short(subject.ref.text)}: {judgement.because}")]
     parts.append(f"file: {subject.label}\n" if subject.on_disk else wrap(_absent(subject)))
+    if subject.info is not None and subject.info.architecture_source is not None:
+        parts.append(wrap(f"model type: {subject.info.architecture} (told by: {subject.info.architecture_source})"))
     if judgement.plan is not None:
         parts.append(wrap(_plan_line(judgement.plan)))
     parts += [wrap(f"note: {notice}") for notice in (*subject.notices, *judgement.notices)]
@@ -73,7 +75,10 @@ def _engine_lines(verdict: Verdict, forecast: Forecast, marks: tuple[str, str]) 
     if any(reason.code is ReasonCode.FORMAT for reason in verdict.reasons):
         # Nothing mends this one, so what else is missing matters little.
         reasons = "; ".join(f"{reason.detail} [{reason.code}]" for reason in verdict.reasons)
-        return "".join((*lines, wrap(f"    {reasons}", "      ")))
+        fixes = (reason.fix for reason in verdict.reasons if reason.code is ReasonCode.FORMAT and reason.fix)
+        return "".join(
+            (*lines, wrap(f"    {reasons}", "      "), *(wrap(f"      fix: {fix}", "        ") for fix in fixes))
+        )
     for reason in verdict.reasons:
         lines.append(wrap(f"    {reason.detail} [{reason.code}]", "      "))
         if reason.fix:
@@ -121,6 +126,7 @@ def model_document(
         "on_disk": subject.on_disk,
         "download_bytes": None if subject.remote is None else subject.remote.missing_bytes,
         "facts": asdict(subject.facts),
+        "architecture_source": None if subject.info is None else subject.info.architecture_source,
         "chosen": judgement.chosen,
         "because": judgement.because,
         "verdicts": [

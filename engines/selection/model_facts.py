@@ -111,7 +111,9 @@ def _main_type(facts: ModelFacts) -> str:
 
 
 def _architecture(family: "Family", variant: "Variant") -> str | None:
-    if variant.format in (ModelFormat.GGUF, ModelFormat.GGML):
+    if variant.format is ModelFormat.GGML:
+        return variant.model_type
+    if variant.format is ModelFormat.GGUF:
         return None  # the catalogue has class names, and these files have names of their own
     if variant.architectures:
         return variant.architectures[0]

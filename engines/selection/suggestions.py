@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from llmrun.engines.selection.judgement import Judgement
 from llmrun.engines.selection.reasons import ReasonCode, Severity, Verdict
 from llmrun.engines.selection.setting import Setting
+from llmrun.engines.selection.subject import Subject
 from llmrun.engines.selection.variants import choose_variant, estimate_bits, fits_machine
 from llmrun.engines.speed.forecast import forecast_speed
 from llmrun.engines.types import EngineName
@@ -47,16 +48,31 @@ def suggest(judgement: Judgement, setting: Setting) -> tuple[Suggestion, ...]:
 
 def _conversion(judgement: Judgement) -> Iterator[Suggestion]:
     """Say what a llama of the time before GGUF would gain from being one."""
-    info, model = judgement.subject.info, judgement.subject.model
-    if info is None or model is None or info.format is not ModelFormat.GGML or info.architecture != "llama":
+    subject = judgement.subject
+    if subject.facts.format is not ModelFormat.GGML or subject.facts.architecture != "llama":
         return
+    quantization = (subject.facts.quantization or "").upper()
+    gain = _GAINS_OF_GGUF.get(quantization) or _GAINS_OF_GGUF.get(quantization[:4])
+    speed = f"; measured for {quantization}: prompts {gain[0]}x, answers {gain[1]}x as fast" if gain else ""
+    yield Suggestion(text=f"as a GGUF it runs on llama-cpp{speed}", command=_way_to_gguf(subject))
+
+
+def _way_to_gguf(subject: Subject) -> str:
+    """Return what to type: a conversion of what is here, else the catalogue's own GGUF of the same model, if any."""
     import shlex
 
-    gain = _GAINS_OF_GGUF.get(info.quantization or "") or _GAINS_OF_GGUF.get((info.quantization or "")[:4])
-    speed = f"; measured for {info.quantization}: prompts {gain[0]}x, answers {gain[1]}x as fast" if gain else ""
-    yield Suggestion(
-        text=f"as a GGUF it runs on llama-cpp{speed}", command=f"llmrun models convert {shlex.quote(str(model.path))}"
-    )
+    if subject.model is not None:
+        return f"llmrun models convert {shlex.quote(str(subject.model.path))}"
+    if subject.facts.family is not None:
+        from llmrun.models.catalogue import candidate_tag, find_family, resolve_tag
+
+        family = find_family(subject.facts.family)
+        for candidate in resolve_tag(family, None):
+            size = round(candidate.variant.parameters_billion * 1e9)
+            named = (candidate.quantization or "").upper() == (subject.facts.quantization or "").upper()
+            if candidate.variant.format is ModelFormat.GGUF and named and size == subject.facts.parameters:
+                return f"llmrun run {family.name}:{candidate_tag(family, candidate)}"
+    return f"llmrun models pull {subject.pull.text}, and then llmrun models convert FILE"
 
 
 def _variants_that_fit(judgement: Judgement, setting: Setting) -> Iterator[Suggestion]:
