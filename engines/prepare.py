@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.installed.facts import EngineFacts, probe_engines
 from llmrun.engines.memory.needs import estimate_need, trained_context
+from llmrun.engines.options import check_options, option_notices
 from llmrun.engines.plan import PlanRequest, check_request
 from llmrun.engines.prefix_cache.folder import FOLDER
 from llmrun.engines.selection.judgement import Judgement, judge
@@ -143,7 +144,10 @@ def prepare_next(prepared: Prepared) -> Prepared | None:
     if following is None:
         return None
     judged = judge(prepared.subject, replace(prepared.setting, forced=following))
-    return None if judged.error is not None else _prepared(prepared.subject, judged, prepared.setting)
+    try:
+        return None if judged.error is not None else _prepared(prepared.subject, judged, prepared.setting)
+    except UsageError:  # it has not what was asked for: the crash is what to tell of
+        return None
 
 
 def _find_draft(draft: str, *, offline: bool, progress: Progress) -> LocalModel:
@@ -237,7 +241,12 @@ def _fetch(subject: Subject, *, offline: bool, progress: Progress) -> LocalModel
 def _prepared(subject: Subject, judged: Judgement, setting: Setting) -> Prepared:
     if judged.chosen is None or judged.plan is None or subject.model is None or subject.info is None:
         raise AssertionError("a model that was judged fit to run has a plan")
-    unused = _unused_gpu_layers(setting.request, setting.engines.get(judged.chosen), setting)
+    on_gpu = bool(setting.machine.gpus) and setting.gpu_support(judged.chosen) is not False
+    check_options(judged.chosen, setting.request, on_gpu=on_gpu)
+    unused = (
+        *_unused_gpu_layers(setting.request, setting.engines.get(judged.chosen), setting),
+        *option_notices(judged.chosen, setting.request),
+    )
     return Prepared(
         model=subject.model,
         info=subject.info,
@@ -245,7 +254,7 @@ def _prepared(subject: Subject, judged: Judgement, setting: Setting) -> Prepared
         setting=setting,
         selection=Selection(chosen=judged.chosen, because=judged.because, verdicts=judged.verdicts),
         plan=_with_cache(judged.plan, subject.model, setting),
-        notices=(*subject.notices, *judged.notices, *unused),
+        notices=(*subject.notices, *judged.notices, *dict.fromkeys(unused)),
     )
 
 

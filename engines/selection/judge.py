@@ -98,10 +98,14 @@ def _judge_quantization(case: _Case) -> Iterator[Reason]:
         and case.model.format is ModelFormat.PYTORCH
         and case.model.quantization is not None
     ):
+        cuda = any(gpu.vendor is GpuVendor.NVIDIA for gpu in case.machine.gpus)
+        other = "an awq, gptq or fp8 variant of the model" if cuda else "a GGUF file of the model, which llama-cpp runs"
+        four_bits = case.model.quantization == "4-bit" and cuda  # by bitsandbytes, for whoever asks for it
         yield Reason(
             code=ReasonCode.QUANTIZATION,
             detail=f"runs unquantized weights of this format, and {case.model.quantization} was asked for",
-            fix="leave the quantization out, or take an awq, gptq or fp8 variant of the model",
+            fix=f"leave the quantization out, or take {other}",
+            severity=Severity.DEMOTES if four_bits else Severity.BLOCKS,
         )
     # transformers reads MXFP4. Source: Nvfp4HfQuantizer.validate_environment in transformers 5.19.0.
     nvfp4 = case.model.format is ModelFormat.FP4 and not (case.model.quantization or "").lower().startswith("mxfp4")

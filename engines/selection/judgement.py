@@ -145,7 +145,7 @@ def _forecast_speed(subject: Subject, setting: Setting, plan: MemoryPlan) -> "Sp
 
 
 def _reason(error: NotEnoughMemoryError) -> Reason:
-    return Reason(code=ReasonCode.MEMORY, detail=error.message, fix=error.fix)
+    return Reason(code=ReasonCode.MEMORY, detail=f"has no room: {error.message}", fix=error.fix)
 
 
 def _memory_error(
@@ -153,7 +153,8 @@ def _memory_error(
 ) -> NotEnoughMemoryError | None:
     """Return the refusal of the best engine that lacks nothing but memory: that is the cause to name."""
     for verdict in verdicts:
-        if forced in (None, verdict.engine) and {reason.code for reason in verdict.objections} == {ReasonCode.MEMORY}:
+        against = verdict.blockers if forced is verdict.engine else verdict.objections
+        if forced in (None, verdict.engine) and {reason.code for reason in against} == {ReasonCode.MEMORY}:
             return refused.get(verdict.engine)
     return None
 

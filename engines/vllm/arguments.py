@@ -20,9 +20,11 @@ from llmrun.engines.memory.kv import estimate_kv_bytes
 from llmrun.engines.memory.vllm import HOST_BYTES
 from llmrun.engines.types import LoadPlan
 from llmrun.errors import UsageError
+from llmrun.models.huggingface.folder import LocalFolder
+from llmrun.models.huggingface.json import find_json
 from llmrun.models.types import ModelInfo
 
-__all__ = ["PROCESSOR", "Device", "engine_arguments", "kv_cache_bytes", "refuse_unsupported"]
+__all__ = ["PROCESSOR", "Device", "engine_arguments", "kv_cache_bytes", "longer_context", "refuse_unsupported"]
 
 PROCESSOR = "llmrun.engines.vllm.processor:SamplingProcessor"
 """The logits processor that gives sampling options the meaning that they have with every engine."""
@@ -69,7 +71,7 @@ def refuse_unsupported(plan: LoadPlan, *, on_gpu: bool) -> None:
             fix="a GGUF file of the model, which llama-cpp runs quantized on the processor",
         )
     if plan.draft_path is not None:
-        raise UsageError("--draft-model works with llama-cpp only", fix="--lookup on")
+        raise UsageError("--draft works with llama-cpp only", fix="--lookup on")
 
 
 def engine_arguments(plan: LoadPlan, info: ModelInfo, device: Device, folder: Path) -> dict[str, Any]:
@@ -103,6 +105,28 @@ def engine_arguments(plan: LoadPlan, info: ModelInfo, device: Device, folder: Pa
     else:
         arguments["logits_processors"] = [PROCESSOR]
     return arguments
+
+
+def longer_context(plan: LoadPlan, info: ModelInfo, folder: Path) -> dict[str, Any]:
+    """Return the arguments for a context beyond the one that the model was trained for: vLLM refuses it otherwise.
+
+    Plain rotary positions go on as they are, which is what every other engine does.
+
+    Raises:
+        UsageError: Its positions are scaled for the context that it has.
+    """
+    if info.context_length is None or plan.context_length <= info.context_length:
+        return {}
+    values = find_json(LocalFolder(folder), "config.json") or {}
+    rope = values.get("rope_parameters", values.get("rope_scaling")) or {}
+    plain = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) == "default"
+    if not plain or type(values.get("max_position_embeddings")) is not int:
+        raise UsageError(
+            f"vLLM runs this model with up to {info.context_length:,} tokens of context, and {plan.context_length:,} "
+            "were asked for",
+            fix=f"--context-length {info.context_length}, or --engine pytorch",
+        )
+    return {"hf_overrides": {"max_position_embeddings": plan.context_length}}
 
 
 def _on_gpu(plan: LoadPlan, device: Device) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from llmrun.engines.huggingface.tokenizer import HuggingFaceTokenizer
 from llmrun.engines.old_families.copy import converted_copy
 from llmrun.engines.old_families.mapping import find_mapping
 from llmrun.engines.types import EngineName, LoadPlan
-from llmrun.engines.vllm.arguments import Device, engine_arguments, refuse_unsupported
+from llmrun.engines.vllm.arguments import Device, engine_arguments, longer_context, refuse_unsupported
 from llmrun.engines.vllm.errors import load_error
 from llmrun.engines.vllm.session import VllmSession
 from llmrun.engines.vllm.startup import watch_startup
@@ -96,11 +96,13 @@ class VllmEngine:
             refuse_unsupported(plan, on_gpu=device.on_gpu)
             try:
                 with _private_files():
-                    engine = _start(engine_arguments(plan, info, device, folder), plan, on_gpu=device.on_gpu)
+                    arguments = engine_arguments(plan, info, device, folder) | longer_context(plan, info, folder)
+                    engine = _start(arguments, plan, on_gpu=device.on_gpu)
             except LlmrunError:
                 raise
             except Exception as error:
                 raise load_error(error, plan.model_path, log.last_error) from error
+        progress(1.0)
         _forget_shared_memory()
         return VllmSession(engine, tokenizer, plan, folder)
 

@@ -1,5 +1,6 @@
 """The parts of the vLLM adapter that need no vLLM: arguments, options, errors, progress."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,14 @@ from typing import Any
 import pytest
 
 from llmrun.engines.types import EngineName, LoadPlan, SamplingOptions
-from llmrun.engines.vllm.arguments import PROCESSOR, Device, engine_arguments, kv_cache_bytes, refuse_unsupported
+from llmrun.engines.vllm.arguments import (
+    PROCESSOR,
+    Device,
+    engine_arguments,
+    kv_cache_bytes,
+    longer_context,
+    refuse_unsupported,
+)
 from llmrun.engines.vllm.errors import NOT_FINITE, load_error, request_error
 from llmrun.engines.vllm.sampling import extra_arguments, native_notices, sampling_arguments
 from llmrun.engines.vllm.startup import watch_startup
@@ -106,6 +114,26 @@ def test_layers_with_a_window_are_counted_whole_where_there_is_room() -> None:
     assert kv_cache_bytes(long, windowed, tight) < kv_cache_bytes(long, INFO, tight)
 
 
+def with_config(folder: Path, **values: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_a_longer_context_than_the_trained_one_is_allowed_where_positions_are_plain(tmp_path: Path) -> None:
+    folder = with_config(tmp_path, max_position_embeddings=8192, rope_parameters={"rope_type": "default"})
+    assert longer_context(PLAN, INFO, folder) == {}
+    longer = longer_context(replace(PLAN, context_length=10_000), INFO, folder)
+    assert longer == {"hf_overrides": {"max_position_embeddings": 10_000}}
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_scaled_positions_are_not_stretched_further(tmp_path: Path, key: str) -> None:
+    folder = with_config(tmp_path, max_position_embeddings=8192, **{key: {"rope_type": "yarn", "factor": 4.0}})
+    with pytest.raises(UsageError, match="up to 8,192 tokens") as caught:
+        longer_context(replace(PLAN, context_length=10_000), INFO, folder)
+    assert caught.value.fix == "--context-length 8192, or --engine pytorch"
+
+
 @pytest.mark.parametrize(("pickle", "expected"), [(False, "safetensors"), (True, "auto")])
 def test_pickles_are_loaded_only_when_asked_for(pickle: bool, expected: str) -> None:
     assert arguments(replace(PLAN, pickle=pickle))["load_format"] == expected
@@ -129,7 +157,7 @@ def test_guessing_ahead_takes_the_place_of_the_processor() -> None:
     [
         pytest.param(replace(PLAN, quantization="8-bit"), True, "8 bits", id="8-bit"),
         pytest.param(replace(PLAN, quantization="4-bit"), False, "needs a GPU", id="4-bit-on-a-processor"),
-        pytest.param(replace(PLAN, draft_path="/d.gguf"), True, "--draft-model", id="draft-model"),
+        pytest.param(replace(PLAN, draft_path="/d.gguf"), True, "--draft", id="draft"),
     ],
 )
 def test_what_vllm_cannot_do_is_refused(plan: LoadPlan, on_gpu: bool, words: str) -> None:
