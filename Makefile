@@ -62,8 +62,8 @@ docs: $(STAMPS)/package
 peers: $(STAMPS)/test $(STAMPS)/engine
 	@$(BIN)/python tests/perf/peers.py
 
-perf: $(STAMPS)/test $(STAMPS)/engine $(STAMPS)/model
-	@$(BIN)/python tests/perf/perf.py "$(TEST_MODEL_PATH)" --document docs/performance.md $(PERF_ARGS)
+perf: $(STAMPS)/test $(STAMPS)/engine $(STAMPS)/test-engines $(STAMPS)/model $(TWIN)
+	@$(TEST_SETTINGS) $(BIN)/python tests/perf/perf.py "$(TEST_MODEL_PATH)" --document docs/performance.md $(PERF_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -23,7 +23,9 @@ from rows_command import measure_cold_start, measure_memory, measure_prefix_cach
 from rows_decode import measure_bandwidth_share, measure_batch, measure_contention, measure_lookup
 from rows_engine import measure_against_bench, measure_against_xllamacpp
 from rows_library import measure_against_library, measure_against_plain_build
+from rows_pytorch import measure_pytorch
 from rows_startup import measure_startup
+from rows_vllm import measure_vllm
 
 from llmrun.engines.install.wheels import read_installed_record
 from llmrun.errors import LlmrunError
@@ -43,6 +45,8 @@ _PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "contention": measure_contention,
     "library": measure_against_library,
     "startup": measure_startup,
+    "pytorch": measure_pytorch,
+    "vllm": measure_vllm,
 }
 _NEEDS_PEERS = frozenset({"bench", "cold", "warm", "memory"})
 
