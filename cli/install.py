@@ -53,6 +53,9 @@ def install(
             help=f"Build for {', '.join(_ACCELERATORS)} [default: the GPU that is found, else cpu].",
         ),
     ] = None,
+    no_kernels: Annotated[
+        bool, typer.Option("--no-kernels", help="Build llama.cpp as it is, without llmrun's own kernels.")
+    ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, max=1024, help="Compile so many files at once [default: as cores and memory allow]."),
@@ -79,9 +82,10 @@ def install(
     from llmrun.errors import UsageError
     from llmrun.hardware.types import Accelerator
 
-    if (prebuilt or wheel) and (rebuild or accelerator or jobs):
+    if (prebuilt or wheel) and (rebuild or accelerator or no_kernels or jobs):
         raise UsageError(
-            "--prebuilt and --wheel build nothing, so --rebuild, --accelerator and --jobs do not go with it"
+            "--prebuilt and --wheel build nothing, so --rebuild, --accelerator, --no-kernels and --jobs do not go with "
+            "it"
         )
     if prebuilt and wheel:
         raise UsageError(
@@ -94,6 +98,7 @@ def install(
         rebuild=rebuild,
         accelerator=Accelerator(accelerator) if accelerator not in {None, "cpu"} else None,
         cpu_only=accelerator == "cpu",
+        kernels=not no_kernels,
         jobs=jobs,
         dry_run=dry_run,
     )

@@ -71,6 +71,7 @@ def _refuse_build_options(request: InstallRequest) -> None:
         "--prebuilt": request.prebuilt,
         "--wheel": request.wheel is not None,
         "--rebuild": request.rebuild,
+        "--no-kernels": not request.kernels,
         "--jobs": request.jobs is not None,
     }
     for option, used in given.items():

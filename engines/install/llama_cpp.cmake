@@ -42,5 +42,9 @@ function(llmrun_bundle_openmp)
   endforeach()
 endfunction()
 
+if(LLMRUN_KERNELS)
+  include("${CMAKE_CURRENT_LIST_DIR}/kernels/kernels.cmake")
+endif()
+
 cmake_language(DEFER CALL llmrun_precompile_headers)
 cmake_language(DEFER CALL llmrun_bundle_openmp)

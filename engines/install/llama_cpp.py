@@ -18,7 +18,7 @@ from llmrun.engines.install.build_output import BuildMonitor, explain_failure
 from llmrun.engines.install.commands import Installer, Run, run_command
 from llmrun.engines.install.recipe import choose_recipes
 from llmrun.engines.install.types import Command, InstallRequest, InstallResult, Recipe
-from llmrun.engines.install.verify import Verification, verify_build
+from llmrun.engines.install.verify import Verification, kernel_formats, verify_build
 from llmrun.engines.install.wheels import (
     build_lock,
     crash_reason,
@@ -43,6 +43,7 @@ LLAMA_CPP_VERSION = "0.3.36"
 _PACKAGE = "llama-cpp-python"
 _SUBJECT = "llama-cpp"
 _CMAKE_FILE = Path(__file__).resolve().with_name("llama_cpp.cmake")
+_KERNELS_FOLDER = _CMAKE_FILE.with_name("kernels")
 _BUILD_BYTES = 2 << 30  # sources twice, objects and the wheel took 0.7 GB; with GPU kernels more
 _COMPILE_JOB_BYTES = 1 << 30  # the largest file took 0.7 GB with Clang 19
 _SHOWN_TAIL_LINES = 12
@@ -84,6 +85,7 @@ class LlamaCppInstallation:
                 self.toolchain,
                 accelerator=self.request.accelerator,
                 cpu_only=self.request.cpu_only,
+                kernels=self.request.kernels,
             )
         except NoUsableEngineError as error:
             raise NoUsableEngineError(error.message, fix=self._compiler_fix()) from None
@@ -154,7 +156,7 @@ class LlamaCppInstallation:
                     self._run_installer(command, new_log(self.request.engine))
                 return self._result(recipe, started, changed=True, commands=commands)
             reasons.append(f"{recipe.name}: {failure.cause}")
-            if not failure.crashed:
+            if not failure.crashed and not recipe.kernels:
                 break
             remember_crash(key, failure.cause)
             self.progress.note(f"the {recipe.name} build fails here: {failure.cause}; it is not kept")
@@ -175,6 +177,11 @@ class LlamaCppInstallation:
         remove_folder(staging)
         try:
             built = self._build(recipe, staging)
+        except NoUsableEngineError as error:
+            if not recipe.kernels:
+                raise
+            return None, Verification(ok=False, cause=error.message)
+        else:
             verification = self._verify_wheel(built)
             if not verification.ok:
                 return None, verification
@@ -232,9 +239,10 @@ class LlamaCppInstallation:
             "options": " ".join(recipe.options),
             "cpu": self.machine.cpu.name or self.machine.cpu.architecture,
             "features": verification.features,
+            "kernels": kernel_formats(verification.features),
             "gpu_offload": str(verification.gpu_offload).lower(),
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "verified": "one batch and single tokens decoded",
+            "verified": "one batch and single tokens decoded, with and without repacked weights",
         }
 
     def _result(self, recipe: Recipe, started: float, *, changed: bool, commands: tuple[Command, ...]) -> InstallResult:
@@ -258,7 +266,8 @@ class LlamaCppInstallation:
         return max(1, min(by_quota, self.machine.memory.available_bytes // _COMPILE_JOB_BYTES))
 
     def _key(self, recipe: Recipe) -> str:
-        return wheel_key(recipe, self.machine, LLAMA_CPP_VERSION, _CMAKE_FILE)
+        sources = [_CMAKE_FILE, *(sorted(_KERNELS_FOLDER.iterdir()) if recipe.kernels else ())]
+        return wheel_key(recipe, self.machine, LLAMA_CPP_VERSION, sources)
 
     def _staging(self, recipe: Recipe) -> Path:
         return cache_folder("wheels", self._key(recipe)) / "building"

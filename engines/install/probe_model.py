@@ -27,6 +27,7 @@ _FORMATS: dict[str, tuple[int, int, int, int, int]] = {
     "Q4_0": (2, 32, 1, 16, 0),
     "Q4_1": (3, 32, 2, 16, 0),
     "Q5_0": (6, 32, 1, 20, 0),
+    "Q5_1": (7, 32, 2, 20, 0),
     "Q8_0": (8, 32, 1, 32, 0),
     "Q4_K": (12, 256, 2, 140, 0),
     "Q5_K": (13, 256, 2, 172, 0),
@@ -42,7 +43,7 @@ _MATRICES: tuple[tuple[str, int, tuple[str, str]], ...] = (
     ("attn_v", _KV_WIDTH, ("Q8_0", "Q5_K")),
     ("attn_output", _WIDTH, ("Q4_K", "Q6_K")),
     ("ffn_gate", _WIDTH, ("Q4_1", "Q8_0")),
-    ("ffn_up", _WIDTH, ("Q4_0", "Q4_K")),
+    ("ffn_up", _WIDTH, ("Q5_1", "Q4_K")),
     ("ffn_down", _WIDTH, ("Q6_K", "Q5_K")),
 )
 

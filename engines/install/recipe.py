@@ -2,14 +2,15 @@
 
 A pure function of machine and toolchain, so it is tested as a table. `native` leaves the instruction sets to the
 compiler; it is never chosen where the compiler is known to build code for this CPU that crashes (see `compilers`).
-The recipes after the first are for a build that crashes all the same when it is tried.
+The fastest has llmrun's own kernels where the CPU can run them (`kernels/`, docs/kernels.md). The recipes after the
+first are for a build that crashes, or computes something else, all the same when it is tried.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from llmrun.engines.install.compilers import has_amx_bug, rank_compilers, supports, uses_openmp
-from llmrun.engines.install.types import Recipe
+from llmrun.engines.install.types import KERNELS_OPTION, Recipe
 from llmrun.errors import NoUsableEngineError, UsageError
 from llmrun.hardware.types import Accelerator, Compiler, GpuVendor, Machine, Toolchain
 
@@ -33,6 +34,8 @@ _X86_SETS: tuple[tuple[str, frozenset[str]], ...] = (
     ("GGML_AVX512_BF16", frozenset({"avx512f", "avx512_bf16"})),
 )
 _PORTABLE_SETS = frozenset({"GGML_SSE42", "GGML_AVX", "GGML_F16C", "GGML_FMA", "GGML_BMI2", "GGML_AVX2"})
+# What the kernels are written with; see the condition in kernels/buffer_type.cpp.
+_KERNEL_SETS = ("GGML_AVX512", "GGML_AVX512_VNNI")
 _AMX_SETS = ("GGML_AMX_TILE", "GGML_AMX_INT8", "GGML_AMX_BF16")
 _TOOLKIT_NAMES = {
     Accelerator.CUDA: "the CUDA toolkit (nvcc)",
@@ -43,9 +46,21 @@ _TOOLKIT_NAMES = {
 
 
 def choose_recipes(
-    machine: Machine, toolchain: Toolchain, *, accelerator: Accelerator | None = None, cpu_only: bool = False
+    machine: Machine,
+    toolchain: Toolchain,
+    *,
+    accelerator: Accelerator | None = None,
+    cpu_only: bool = False,
+    kernels: bool = True,
 ) -> tuple[Recipe, ...]:
     """Return the ways to build, fastest first; every later one is for when the one before it crashes.
+
+    Args:
+        machine: Where it will run.
+        toolchain: What can compile here.
+        accelerator: Build for this kind of GPU; None: for what is found.
+        cpu_only: Leave GPUs out.
+        kernels: Add llmrun's own kernels where this CPU can run them.
 
     Raises:
         NoUsableEngineError: There is no compiler that can build llama.cpp.
@@ -58,7 +73,10 @@ def choose_recipes(
     compiler = ranked[0]
     toolkit = choose_accelerator(machine, toolchain, wanted=accelerator, cpu_only=cpu_only)
     recipes: list[Recipe] = []
-    for name, options, reason in _iterate_cpu_options(machine, compiler, amx=amx):
+    ways = list(_iterate_cpu_options(machine, compiler, amx=amx))
+    if kernels and _can_have_kernels(machine, compiler):
+        ways.insert(0, _with_kernels(*ways[0]))
+    for name, options, reason in ways:
         gpu_options, variables = _accelerator_options(machine, toolchain, toolkit)
         common = (f"-DGGML_OPENMP={_on(uses_openmp(compiler))}", *(f"-D{option}=OFF" for option in _LEFT_OUT))
         recipes.append(
@@ -117,6 +135,16 @@ def _iterate_cpu_options(
         reason = f"without AMX, which {compiler.family} {_version(compiler)} gets wrong"
         yield "no-amx", _named_options(named), reason if has_amx_bug(compiler) else "without AMX"
     yield "portable", _named_options(tuple(set(named) & _PORTABLE_SETS)), "without AVX-512 and AMX"
+
+
+def _can_have_kernels(machine: Machine, compiler: Compiler) -> bool:
+    if machine.cpu.architecture != "x86_64":
+        return False
+    return all(_has(machine, needed) and supports(compiler, name) for name, needed in _X86_SETS if name in _KERNEL_SETS)
+
+
+def _with_kernels(name: str, options: tuple[str, ...], reason: str) -> tuple[str, tuple[str, ...], str]:
+    return f"{name}-kernels", (*options, KERNELS_OPTION), f"{reason}, kernels of llmrun's own"
 
 
 def _named_options(enabled: tuple[str, ...]) -> tuple[str, ...]:

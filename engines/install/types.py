@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import Accelerator, Compiler
 
-__all__ = ["Command", "InstallRequest", "InstallResult", "Recipe"]
+__all__ = ["KERNELS_OPTION", "Command", "InstallRequest", "InstallResult", "Recipe"]
+
+KERNELS_OPTION = "-DLLMRUN_KERNELS=ON"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class InstallRequest:
         rebuild: Build although a wheel for this machine is kept.
         accelerator: Build for this kind of GPU, also if none is found; None: for what is found.
         cpu_only: Leave GPUs out.
+        kernels: Add llmrun's own kernels to llama.cpp where this CPU can run them.
         jobs: Compile so many files at once; None: as many as cores and memory allow.
         dry_run: Decide and say, but run nothing.
     """
@@ -32,6 +35,7 @@ class InstallRequest:
     rebuild: bool = False
     accelerator: Accelerator | None = None
     cpu_only: bool = False
+    kernels: bool = True
     jobs: int | None = None
     dry_run: bool = False
 
@@ -42,7 +46,7 @@ class Recipe:
 
     Attributes:
         name: `native` (everything this CPU has), `no-amx` (instruction sets by name, without AMX) or `portable`
-            (the oldest common set).
+            (the oldest common set); `native-kernels` and `no-amx-kernels` have llmrun's own kernels too.
         compiler: What compiles it.
         accelerator: The GPU toolkit, or None.
         options: CMake options, sorted by how much they matter to a reader.
@@ -56,6 +60,11 @@ class Recipe:
     options: tuple[str, ...]
     variables: tuple[tuple[str, str], ...] = ()
     because: tuple[str, ...] = ()
+
+    @property
+    def kernels(self) -> bool:
+        """Whether llmrun's own kernels are added."""
+        return KERNELS_OPTION in self.options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

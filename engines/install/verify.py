@@ -4,6 +4,7 @@ A build for the wrong CPU, or by a compiler with a fault, does not fail: it dies
 first batch is decoded here, in a process that may die.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from llmrun.engines.install.probe_model import write_probe_model
 from llmrun.engines.trials.process import Verification, run_trial
 
-__all__ = ["Verification", "verify_build"]
+__all__ = ["Verification", "kernel_formats", "verify_build"]
 
 _CHILD = "llmrun.engines.install.verify_child"
 _TIMEOUT_SECONDS = 120.0
@@ -39,3 +40,9 @@ def verify_build(
         return (str(folder) if folder else "", str(model), str(threads))
 
     return run_trial(_CHILD, prepare, python=python, timeout_seconds=timeout_seconds)
+
+
+def kernel_formats(features: str) -> str:
+    """Return the formats that llmrun's own kernels take in a build, as its features name them, or an empty string."""
+    found = re.search(r"\bLLMRUN = ([\w,]+)", features)
+    return found[1].replace(",", " ") if found else ""

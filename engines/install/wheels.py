@@ -15,7 +15,7 @@ import platform
 import shutil
 import sysconfig
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from llmrun.engines.install.types import Recipe
@@ -46,13 +46,20 @@ _LARGEST_UNPACKED_BYTES = 8 << 30
 _KEY_HEX_DIGITS = 16
 
 
-def wheel_key(recipe: Recipe, machine: Machine, version: str, cmake_file: Path) -> str:
-    """Return the name under which a build is kept: the same for the same wheel, another for any other."""
+def wheel_key(recipe: Recipe, machine: Machine, version: str, sources: Iterable[Path]) -> str:
+    """Return the name under which a build is kept: the same for the same wheel, another for any other.
+
+    Args:
+        recipe: How it is built.
+        machine: What it is built for.
+        version: Of llama-cpp-python.
+        sources: llmrun's own files that go into it.
+    """
     facts = {
         "version": version,
         "options": sorted(recipe.options),
         "variables": sorted(recipe.variables),
-        "cmake_file": hashlib.sha256(cmake_file.read_bytes()).hexdigest(),
+        "sources": [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources],
         "compiler": [recipe.compiler.family, recipe.compiler.version, recipe.compiler.openmp],
         "cpu": [machine.cpu.name, machine.cpu.architecture, sorted(machine.cpu.isa_flags)],
         "environment": [os.environ.get(name, "") for name in BUILD_VARIABLES],

@@ -79,7 +79,8 @@ def test_dry_run_prints_the_commands_and_runs_none(llmrun: Callable[..., Any], c
     options = shlex.split(variables["CMAKE_ARGS"])
     include = options[0].removeprefix("-DCMAKE_PROJECT_llama.cpp_INCLUDE=")
     assert Path(include).is_file()
-    assert options[1:3] == ["-DGGML_NATIVE=ON", "-DGGML_OPENMP=ON"]
+    assert options[1] == "-DGGML_NATIVE=ON"
+    assert "-DGGML_OPENMP=ON" in options
     assert Path(words[5]).parent == Path(sys.executable).parent
     assert words[6:8] == ["-m", "pip"]
     assert words[-1] == "llama-cpp-python==0.3.36"

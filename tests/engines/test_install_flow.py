@@ -29,18 +29,20 @@ FAKE_LIBRARY = """
 import os, signal
 if CRASHES:
     os.kill(os.getpid(), signal.SIGILL)
-class Params: pass
+class Params: use_extra_bufts = True
+loaded = []
 llama_log_callback = ggml_abort_callback = lambda function: function
 llama_log_set = lambda *arguments: None
 llama_backend_init = lambda: None
 llama_model_default_params = llama_context_default_params = Params
-llama_model_load_from_file = llama_init_from_model = lambda *arguments: 1
+llama_model_load_from_file = lambda path, params: loaded.append(params.use_extra_bufts) or 1
+llama_init_from_model = lambda *arguments: 1
 llama_model_get_vocab = lambda model: 1
 llama_vocab_n_tokens = lambda vocabulary: 4
 llama_batch_get_one = lambda array, count: count
 llama_decode = lambda context, batch: 0
-llama_get_logits_ith = lambda context, index: LOGITS
-llama_print_system_info = lambda: b"FAKE = 1"
+llama_get_logits_ith = lambda context, index: LOGITS[::-1] if WRONG and loaded[-1] else LOGITS
+llama_print_system_info = lambda: b"FAKE = 1" + b" | LLMRUN = Q4_1,Q5_0 |" * KERNELS
 llama_supports_gpu_offload = lambda: False
 """
 
@@ -54,8 +56,10 @@ if arguments[0] == "install":
     sys.exit(0)
 for line in os.environ.get("FAKE_PIP_OUTPUT", "  [1/2] CC x\\n  [2/2] CXX y").split("\\n"):
     print(line)
-if "FAKE_PIP_FAILS" in os.environ:
+kernels = "-DLLMRUN_KERNELS=ON" in os.environ["CMAKE_ARGS"]
+if os.environ.get("FAKE_PIP_FAILS") == ("kernels" if kernels else "1"):
     sys.exit(1)
+wrong = kernels and "FAKE_KERNELS_ARE_WRONG" in os.environ
 recipe = "native" if "-DGGML_NATIVE=ON" in os.environ["CMAKE_ARGS"] else "named"
 crashes = recipe in os.environ.get("FAKE_CRASHES", "").split()
 library = Path(os.environ["FAKE_LIBRARY"]).read_text()
@@ -63,7 +67,8 @@ folder = Path(arguments[arguments.index("--wheel-dir") + 1])
 info = "llama_cpp_python-0.3.36.dist-info"
 with zipfile.ZipFile(folder / "llama_cpp_python-0.3.36-py3-none-any.whl", "w") as wheel:
     wheel.writestr("llama_cpp/__init__.py", "")
-    wheel.writestr("llama_cpp/llama_cpp.py", f"CRASHES = {crashes}\\nLOGITS = {os.environ['FAKE_LOGITS']}\\n" + library)
+    head = f"CRASHES, WRONG, KERNELS, LOGITS = {crashes}, {wrong}, {kernels}, {os.environ['FAKE_LOGITS']}\\n"
+    wheel.writestr("llama_cpp/llama_cpp.py", head + library)
     wheel.writestr(info + "/RECORD", "llama_cpp/__init__.py,,\\n" + info + "/RECORD,,\\n")
 """
 
@@ -100,7 +105,7 @@ class World:
         monkeypatch.setenv("LLMRUN_CACHE_DIR", str(folder / "cache"))
         monkeypatch.setenv("FAKE_PIP_LOG", str(self.log))
         monkeypatch.setenv("FAKE_LIBRARY", str(folder / "library.py"))
-        monkeypatch.setenv("FAKE_LOGITS", "[0.5] * 4")
+        monkeypatch.setenv("FAKE_LOGITS", "[0.5, 1.5, 2.5, 3.5]")
         monkeypatch.setattr(module, "read_installed_record", lambda: None)
         monkeypatch.setattr(module, "_missing_requirements", lambda: False)
         self.progress = Notes()
@@ -222,6 +227,53 @@ def test_wrong_results_are_no_crash_and_not_installed_either(world: World) -> No
     assert len(world.calls("wheel")) == 1
     assert kept_wheels() == []
     assert world.calls("install") == []
+
+
+VNNI = "avx2 avx512f avx512cd avx512vl avx512dq avx512bw avx512_vnni"
+
+
+def test_kernels_are_built_where_the_processor_can_run_them(world: World) -> None:
+    result = world.run(flags=VNNI)
+    assert result.build["recipe"] == "native-kernels"
+    (wheel,) = kept_wheels()
+    with zipfile.ZipFile(wheel) as archive:
+        assert '"kernels": "Q4_1 Q5_0"' in archive.read(RECORD_MEMBER).decode()
+
+
+def test_kernels_are_left_out_when_asked(world: World) -> None:
+    world.run(flags=VNNI)
+    result = world.run(flags=VNNI, kernels=False)
+    assert result.build["recipe"] == "native"
+    assert len(kept_wheels()) == len(world.calls("wheel")) == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "cause"),
+    [
+        pytest.param("FAKE_KERNELS_ARE_WRONG", "1", "repacked weights give other logits than plain ones", id="wrong"),
+        pytest.param("FAKE_PIP_FAILS", "kernels", "could not be installed", id="not compiled"),
+    ],
+)
+def test_kernels_that_do_not_work_are_left_out(world: World, variable: str, value: str, cause: str) -> None:
+    world.environment.setenv(variable, value)
+    result = world.run(flags=VNNI)
+    assert result.build["recipe"] == "native"
+    (wheel,) = kept_wheels()
+    assert "native-kernels" not in wheel.parent.name
+    assert any("the native-kernels build fails here" in note and cause in note for note in world.progress.notes)
+    world.run(flags=VNNI)
+    assert len(world.calls("wheel")) == 2
+
+
+def test_the_sources_of_the_kernels_are_part_of_the_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(flags=VNNI)
+    changed = world.folder / "kernels"
+    changed.mkdir()
+    (changed / "multiply.h").write_text("// other arithmetic")
+    monkeypatch.setattr(module, "_KERNELS_FOLDER", changed)
+    world.run(flags=VNNI)
+    world.run(flags="avx2")
+    assert len(kept_wheels()) == len(world.calls("wheel")) == 3
 
 
 def test_a_kept_wheel_that_stopped_working_is_built_again(world: World) -> None:

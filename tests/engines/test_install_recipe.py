@@ -77,23 +77,56 @@ def test_which_gcc_gets_amx_wrong(family: str, version: str, broken: bool) -> No
 @pytest.mark.parametrize(
     ("flags", "family", "version", "names"),
     [
-        pytest.param(SAPPHIRE_RAPIDS, "gcc", "12.2.0", ["no-amx", "portable"], id="old gcc on amx is never native"),
-        pytest.param(SAPPHIRE_RAPIDS, "gcc", "11.4.0", ["no-amx", "portable"], id="older gcc on amx"),
-        pytest.param(SAPPHIRE_RAPIDS, "gcc", "13.2.0", ["no-amx", "portable"], id="gcc 13.2 on amx"),
-        pytest.param(SAPPHIRE_RAPIDS, "gcc", "12.4.0", ["native", "no-amx", "portable"], id="mended gcc 12 on amx"),
-        pytest.param(SAPPHIRE_RAPIDS, "gcc", "14.2.0", ["native", "no-amx", "portable"], id="new gcc on amx"),
-        pytest.param(SAPPHIRE_RAPIDS, "clang", "19.1.7", ["native", "no-amx", "portable"], id="clang on amx"),
-        pytest.param(SAPPHIRE_RAPIDS, "clang", "14.0.6", ["native", "no-amx", "portable"], id="old clang on amx"),
-        pytest.param(ZEN4, "gcc", "12.2.0", ["native", "portable"], id="old gcc without amx"),
-        pytest.param(ZEN4, "clang", "19.1.7", ["native", "portable"], id="clang without amx"),
+        pytest.param(
+            SAPPHIRE_RAPIDS,
+            "gcc",
+            "12.2.0",
+            ["no-amx-kernels", "no-amx", "portable"],
+            id="old gcc on amx is never native",
+        ),
+        pytest.param(SAPPHIRE_RAPIDS, "gcc", "11.4.0", ["no-amx-kernels", "no-amx", "portable"], id="older gcc on amx"),
+        pytest.param(SAPPHIRE_RAPIDS, "gcc", "13.2.0", ["no-amx-kernels", "no-amx", "portable"], id="gcc 13.2 on amx"),
+        pytest.param(
+            SAPPHIRE_RAPIDS,
+            "gcc",
+            "12.4.0",
+            ["native-kernels", "native", "no-amx", "portable"],
+            id="mended gcc 12 on amx",
+        ),
+        pytest.param(
+            SAPPHIRE_RAPIDS, "gcc", "14.2.0", ["native-kernels", "native", "no-amx", "portable"], id="new gcc on amx"
+        ),
+        pytest.param(
+            SAPPHIRE_RAPIDS, "clang", "19.1.7", ["native-kernels", "native", "no-amx", "portable"], id="clang on amx"
+        ),
+        pytest.param(
+            SAPPHIRE_RAPIDS,
+            "clang",
+            "14.0.6",
+            ["native-kernels", "native", "no-amx", "portable"],
+            id="old clang on amx",
+        ),
+        pytest.param(ZEN4, "gcc", "12.2.0", ["native-kernels", "native", "portable"], id="old gcc without amx"),
+        pytest.param(ZEN4, "clang", "19.1.7", ["native-kernels", "native", "portable"], id="clang without amx"),
         pytest.param(HASWELL, "gcc", "9.4.0", ["native", "portable"], id="oldest gcc"),
+        pytest.param(SKYLAKE_X, "clang", "19.1.7", ["native", "portable"], id="avx-512 without vnni"),
     ],
 )
 def test_order_of_recipes(flags: str, family: str, version: str, names: list[str]) -> None:
     found = recipes(flags, compiler(family, version))
     assert [recipe.name for recipe in found] == names
     for recipe in found:
-        assert ("-DGGML_NATIVE=ON" in recipe.options) is (recipe.name == "native")
+        assert ("-DGGML_NATIVE=ON" in recipe.options) is recipe.name.startswith("native")
+        assert recipe.kernels is recipe.name.endswith("-kernels")
+
+
+@pytest.mark.parametrize("flags", [SAPPHIRE_RAPIDS, ZEN4])
+def test_kernels_are_left_out_when_asked(flags: str) -> None:
+    toolchain = Toolchain(compilers=(compiler("clang", "19.1.7"),))
+    with_kernels, without = (choose_recipes(machine(flags), toolchain, kernels=kernels) for kernels in (True, False))
+    assert with_kernels[1:] == without
+    assert set(with_kernels[0].options) - set(without[0].options) == {"-DLLMRUN_KERNELS=ON"}
+    assert not [recipe for recipe in without if recipe.kernels]
 
 
 @pytest.mark.parametrize("version", ["9.4.0", "10.2.0", "11.4.0", "12.2.0", "12.3.0", "13.1.0", "13.2.0"])
@@ -143,8 +176,7 @@ def test_no_recipe_of_a_broken_gcc_has_amx(version: str, flags: str) -> None:
     ],
 )
 def test_instruction_sets_by_name(flags: str, family: str, version: str, on: set[str]) -> None:
-    recipe = recipes(flags, compiler(family, version))[0]
-    assert recipe.name == "no-amx"
+    recipe = next(item for item in recipes(flags, compiler(family, version)) if item.name == "no-amx")
     switched = {option.removeprefix("-DGGML_").removesuffix("=ON") for option in recipe.options if "=ON" in option}
     assert switched == on
 

@@ -78,7 +78,7 @@ def test_the_model_is_gguf_with_every_fast_format(tmp_path: Path) -> None:
     reader = gguf.GGUFReader(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     formats = {tensor.tensor_type.name for tensor in tensors.values()}
-    assert formats == {"F32", "Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"}
+    assert formats == {"F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"}
     for tensor in tensors.values():
         assert tensor.shape[0] % 256 == 0
         assert tensor.data_offset + tensor.n_bytes <= path.stat().st_size
