@@ -185,6 +185,10 @@ class LlamaCppInstallation:
             verification = self._verify_wheel(built)
             if not verification.ok:
                 return None, verification
+            if recipe.kernels and not kernel_formats(verification.features):
+                self.progress.note(
+                    "llmrun's kernels do not fit this version of llama.cpp, which was built without them"
+                )
             return keep_wheel(built, key, self._record(recipe, key, verification)), verification
         finally:
             remove_folder(staging)
@@ -192,6 +196,8 @@ class LlamaCppInstallation:
     def _build(self, recipe: Recipe, staging: Path) -> Path:
         _check_free_space(staging)
         staging.joinpath("tmp").mkdir(parents=True)
+        # pip 23.1 and newer take a wheel that they built before, whatever the options: only its downloads are wanted.
+        remove_folder(cache_folder("pip") / "wheels")
         monitor = BuildMonitor(self.progress, f"{_SUBJECT} {LLAMA_CPP_VERSION}")
         log = new_log(self.request.engine)
         try:

@@ -6,7 +6,7 @@ Nothing of llama.cpp's model code is in between, so shapes and types can be chos
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,9 +36,9 @@ class Library:
     def _function(
         self, library: ctypes.CDLL, name: str, *arguments: Any, returns: Any = _Pointer
     ) -> Callable[..., Any]:
-        function: Callable[..., Any] = getattr(library, name)
+        function: Any = getattr(library, name)
         function.argtypes, function.restype = arguments, returns
-        return function
+        return cast(Callable[..., Any], function)
 
     def _call(self, name: str, *arguments: Any, returns: Any = _Pointer) -> Any:
         types = [_Pointer if value is None or isinstance(value, bytes) else type(value) for value in arguments]

@@ -54,6 +54,10 @@ with open(os.environ["FAKE_PIP_LOG"], "a") as log:
     log.write(" ".join(arguments) + "\\n")
 if arguments[0] == "install":
     sys.exit(0)
+built_before = Path(arguments[arguments.index("--cache-dir") + 1]) / "wheels" / "llama_cpp_python"
+if built_before.exists():
+    sys.exit("a wheel of other options would be taken")
+built_before.mkdir(parents=True)
 for line in os.environ.get("FAKE_PIP_OUTPUT", "  [1/2] CC x\\n  [2/2] CXX y").split("\\n"):
     print(line)
 kernels = "-DLLMRUN_KERNELS=ON" in os.environ["CMAKE_ARGS"]
@@ -238,6 +242,16 @@ def test_kernels_are_built_where_the_processor_can_run_them(world: World) -> Non
     (wheel,) = kept_wheels()
     with zipfile.ZipFile(wheel) as archive:
         assert '"kernels": "Q4_1 Q5_0"' in archive.read(RECORD_MEMBER).decode()
+
+
+def test_a_llama_cpp_that_the_kernels_do_not_fit_is_used_without(world: World) -> None:
+    library = world.folder / "library.py"
+    library.write_text(library.read_text().replace("LLMRUN = ", "OTHER = "))
+    world.run(flags=VNNI)
+    (wheel,) = kept_wheels()
+    with zipfile.ZipFile(wheel) as archive:
+        assert '"kernels": ""' in archive.read(RECORD_MEMBER).decode()
+    assert any("do not fit this version of llama.cpp" in note for note in world.progress.notes)
 
 
 def test_kernels_are_left_out_when_asked(world: World) -> None:

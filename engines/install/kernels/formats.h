@@ -17,6 +17,8 @@
 
 #pragma once
 
+#include <immintrin.h>
+
 #include <cstdint>
 #include <cstring>
 
@@ -52,43 +54,47 @@ using Q5_0 = Format<GGML_TYPE_Q5_0, 5, 16, false>;
 using Q5_1 = Format<GGML_TYPE_Q5_1, 5, 0, true>;
 using Q8_0 = Format<GGML_TYPE_Q8_0, 8, 128, false>;
 
-// Spread the fifth bits of one row (bit k belongs to weight k) over the masks of its group.
-inline void pack_fifth_bits(uint64_t * masks, int64_t row, uint32_t bits) {
-    for (int g = 0; g < 8; g++) {
-        masks[g] |= (uint64_t) ((bits >> (4 * g)) & 15) << (4 * row);
-    }
+// One 32-bit word of each of 16 rows, all at the same place in a row.
+inline __m512i gather_words(const uint8_t * place, __m512i row_offsets, __mmask16 rows) {
+    return _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), rows, row_offsets, place, 1);
 }
 
-// Pack 16 rows of `blocks` blocks each; rows from `rows` on are filled with zeros, so that no lane computes with noise.
-template <class F> void pack_group(uint8_t * group, const uint8_t * source, int64_t blocks, int64_t rows) {
-    constexpr int64_t words = F::quant_bytes / 4;
-    for (int64_t b = 0; b < blocks; b++, group += F::packed_bytes) {
-        if (rows < GROUP_ROWS) {
-            std::memset(group, 0, F::packed_bytes);
+// The mask of weights 4·g to 4·g + 3 from the fifth bits of 16 rows, of which bit k belongs to weight k.
+inline uint64_t pack_fifth_bits(__m512i bits, int g) {
+    const __m512i four = _mm512_and_si512(_mm512_srli_epi32(bits, 4 * g), _mm512_set1_epi32(15));
+    const __m128i pairs = _mm_maddubs_epi16(_mm512_cvtepi32_epi8(four), _mm_set1_epi16(0x1001));
+    return static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(pairs, pairs)));
+}
+
+// Pack 16 rows of `blocks` blocks each; rows from `count` on are filled with zeros. Memory sees 16 places that are read
+// in turns, which it does not foresee, so the next 16 rows are asked for meanwhile.
+template <class F> void pack_group(uint8_t * group, const uint8_t * source, int64_t blocks, int64_t count) {
+    const auto rows = static_cast<__mmask16>((1u << count) - 1);
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(blocks * F::file_bytes)));
+    const __m512i sign = _mm512_set1_epi32(F::bits == 8 ? static_cast<int>(0x80808080u) : 0);
+    const uint8_t * next = source + GROUP_ROWS * blocks * F::file_bytes;
+    for (int64_t b = 0; b < blocks; b++, group += F::packed_bytes, source += F::file_bytes) {
+        for (int64_t line = 0; line < F::packed_bytes; line += VECTOR_BYTES) {
+            _mm_prefetch(reinterpret_cast<const char *>(next + b * F::packed_bytes + line), _MM_HINT_T1);
         }
-        auto * quants = reinterpret_cast<uint32_t *>(group);
-        auto * d = reinterpret_cast<uint16_t *>(group + F::d_at);
-        auto * m = reinterpret_cast<uint16_t *>(group + F::m_at);
-        uint64_t masks[8] = {};
-        for (int64_t row = 0; row < rows; row++) {
-            const uint8_t * block = source + (row * blocks + b) * F::file_bytes;
-            std::memcpy(d + row, block, 2);
-            if (F::minimum) {
-                std::memcpy(m + row, block + 2, 2);
-            }
-            if (F::bits == 5) {
-                uint32_t fifth;
-                std::memcpy(&fifth, block + F::scale_bytes, 4);
-                pack_fifth_bits(masks, row, fifth);
-            }
-            uint32_t word[words];
-            std::memcpy(word, block + F::file_bytes - F::quant_bytes, sizeof(word));
-            for (int64_t w = 0; w < words; w++) {
-                quants[w * GROUP_ROWS + row] = F::bits == 8 ? word[w] ^ 0x80808080u : word[w];
-            }
+        const __m512i scales = gather_words(source, offsets, rows);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(group + F::d_at), _mm512_cvtepi32_epi16(scales));
+        if (F::minimum) {
+            const __m512i minima = _mm512_srli_epi32(scales, 16);
+            _mm256_storeu_si256(reinterpret_cast<__m256i *>(group + F::m_at), _mm512_cvtepi32_epi16(minima));
         }
         if (F::bits == 5) {
-            std::memcpy(group + F::masks_at, masks, sizeof(masks));
+            const __m512i fifth = gather_words(source + F::scale_bytes, offsets, rows);
+            for (int g = 0; g < 8; g++) {
+                const uint64_t mask = pack_fifth_bits(fifth, g);
+                std::memcpy(group + F::masks_at + 8 * g, &mask, 8);
+            }
+        }
+        const uint8_t * quants = source + F::file_bytes - F::quant_bytes;
+        for (int64_t w = 0; w < F::quant_bytes / 4; w++) {
+            const __m512i words = gather_words(quants + 4 * w, offsets, rows);
+            _mm512_storeu_si512(group + VECTOR_BYTES * w, _mm512_xor_si512(words, sign));
         }
     }
 }
