@@ -53,7 +53,7 @@ def _check_quantization(engine: EngineName, quantization: str, *, on_gpu: bool) 
         )
 
 
-def option_notices(engine: EngineName, request: PlanRequest) -> tuple[str, ...]:
+def option_notices(engine: EngineName, request: PlanRequest, *, on_gpu: bool) -> tuple[str, ...]:
     """Return a line for every option that changes nothing with this engine."""
     notices = []
     if request.lookup == "on" and engine in (EngineName.CTRANSFORMERS, EngineName.PYTORCH):
@@ -62,4 +62,6 @@ def option_notices(engine: EngineName, request: PlanRequest) -> tuple[str, ...]:
         notices.append(f"--dtype has no effect: {engine} computes in the types of the file")
     if request.gpu_layers is not None and engine is EngineName.VLLM:
         notices.append("--gpu-layers has no effect: vllm puts all layers where it computes")
+    if engine is EngineName.PYTORCH and on_gpu and request.gpu_layers not in (None, 0, -1):
+        notices.append(f"--gpu-layers {request.gpu_layers}: pytorch puts as many layers on the GPU as fit")
     return tuple(notices)

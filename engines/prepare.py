@@ -245,7 +245,7 @@ def _prepared(subject: Subject, judged: Judgement, setting: Setting) -> Prepared
     check_options(judged.chosen, setting.request, on_gpu=on_gpu)
     unused = (
         *_unused_gpu_layers(setting.request, setting.engines.get(judged.chosen), setting),
-        *option_notices(judged.chosen, setting.request),
+        *option_notices(judged.chosen, setting.request, on_gpu=on_gpu),
     )
     return Prepared(
         model=subject.model,

@@ -53,7 +53,7 @@ class PytorchEngine:
         tokenizer = HuggingFaceTokenizer(folder)
         if plan.vocabulary_only:
             return PytorchSession(torch, None, tokenizer, plan, folder)
-        device = choose_device(torch)
+        device = choose_device(torch, plan)
         model = load_model(torch, plan, device, progress)
         progress(1.0)
         return PytorchSession(torch, model, tokenizer, plan, folder)

@@ -23,10 +23,10 @@ With them, 16 bits are faster for every size (1.5 times for SmolLM2 on AVX512_BF
 _SHOWN_NAMES = 3
 
 
-def choose_device(torch: Any) -> str:
-    """Return the best kind of device that this build of torch sees."""
+def choose_device(torch: Any, plan: LoadPlan) -> str:
+    """Return the best kind of device that this build of torch sees, or the processor where the plan wants that."""
     if torch.cuda.is_available():
-        return "cuda"
+        return "cpu" if plan.gpu_layers == 0 else "cuda"
     if torch.backends.mps.is_available():
         return "mps"
     if hasattr(torch, "xpu") and torch.xpu.is_available():
@@ -99,6 +99,7 @@ def _load_by_library(torch: Any, plan: LoadPlan, path: Path, device: str) -> Any
         dtype=dtype,
         attn_implementation="sdpa",
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
         use_safetensors=None if plan.pickle else True,
         **_placement(plan, device),
         **_quantization(torch, plan, device),
@@ -153,13 +154,21 @@ def _is_installed(name: str) -> bool:
 def _check_loaded(path: Path, found: Any) -> None:
     """Refuse a model of which a part is random numbers."""
     missing = sorted(found.get("missing_keys") or ())
-    odd = sorted(str(each[0] if isinstance(each, tuple) else each) for each in found.get("mismatched_keys") or ())
-    for names, what in ((missing, "has no tensor"), (odd, "has a tensor of another shape than config.json wants:")):
+    odd = sorted(_describe_mismatch(each) for each in found.get("mismatched_keys") or ())
+    for names, what in ((missing, "has no tensor"), (odd, "does not fit its config.json:")):
         if names:
             more = f" and {len(names) - _SHOWN_NAMES:,} more" if len(names) > _SHOWN_NAMES else ""
             raise ModelFileError(
                 f"{path} {what} {', '.join(names[:_SHOWN_NAMES])}{more}", fix="download the model again"
             )
+
+
+def _describe_mismatch(entry: Any) -> str:
+    """Return what transformers says of a tensor of another shape: its name, and mostly both shapes."""
+    if not isinstance(entry, tuple) or len(entry) < 3:
+        return str(entry[0] if isinstance(entry, tuple) else entry)
+    name, is_there, wanted = entry[:3]
+    return f"{name} is {tuple(is_there)}, and has to be {tuple(wanted)}"
 
 
 def _load_error(path: Path, error: Exception) -> LlmrunError:

@@ -5,6 +5,7 @@ initialization failed"; which class is raised says little, so the words decide.
 """
 
 import re
+import traceback
 
 from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError, NoUsableEngineError, UsageError
 
@@ -40,6 +41,8 @@ def load_error(error: BaseException, path: str, logged: str = "") -> LlmrunError
     cause = describe(error)
     if _NO_CAUSE.search(cause) and logged:
         cause = logged
+    if isinstance(error, AssertionError) and not str(error) and _reads_weights(error):
+        cause = "a tensor has another shape than config.json says"
     everything = f"{type(error).__name__} {error} {logged}"
     if isinstance(error, MemoryError) or _MEMORY.search(everything):
         return NotEnoughMemoryError(f"vLLM could not load {path}: {cause}", fix="a smaller --context-length")
@@ -48,6 +51,12 @@ def load_error(error: BaseException, path: str, logged: str = "") -> LlmrunError
     if _UNSUPPORTED.search(everything):
         return NoUsableEngineError(f"vLLM does not run {path}: {cause}", fix="--engine pytorch")
     return ModelFileError(f"vLLM refused {path}: {cause}", fix="download the model again, or --engine pytorch")
+
+
+def _reads_weights(error: BaseException) -> bool:
+    """Return whether it was raised while weights were put into their places: vLLM asserts their shapes wordlessly."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any("load_weights" in frame.f_code.co_name or "weight_loader" in frame.f_code.co_name for frame, _ in frames)
 
 
 def request_error(error: BaseException, path: str) -> LlmrunError | None:
@@ -73,7 +82,7 @@ def describe(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     line = re.sub(r"^Value error,\s*", "", lines[0])
-    line = re.split(r"\s*\[type=", line)[0]
+    line = re.split(r"\s*\[type=|(?<=\.) The available parameters", line)[0]
     name = type(error).__name__
     plain = f"{name}: {line}" if isinstance(error, KeyError | AttributeError | AssertionError | IndexError) else line
     return plain[:400]

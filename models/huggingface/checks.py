@@ -2,8 +2,8 @@
 
 An engine that misses a tensor fills it with random numbers, and one that gets a tensor too many ignores it; both
 answer nonsense and end with exit code 0. So what a configuration promises must be there: every layer, an embedding
-table of the stated width, and in architectures whose layers are all alike, the same modules in each layer. Where layers
-may differ, nothing is concluded from a difference.
+table of the stated width, and in architectures whose layers are all alike, the same modules in each layer, of the
+shapes that follow from the configuration. Where layers may differ, nothing is concluded from a difference.
 """
 
 import re
@@ -47,6 +47,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "GPTNeoXForCausalLM": ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
     "StableLmForCausalLM": (*_LLAMA_LIKE, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 }
+# Whose shapes follow from five numbers of the configuration.
+_PLAIN_SHAPES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 _NEEDS_NORM = frozenset(name for name, modules in _MODULES.items() if "input_layernorm" in modules)
 
 
@@ -72,6 +74,8 @@ def check_tensors(
     if modules:
         _check_layers(config, layers, modules)
         _check_alike(config, architecture, layers, modules)
+    if architecture in _PLAIN_SHAPES and quantization.format is ModelFormat.PYTORCH:
+        _check_shapes(config, tensors)
     _check_ends(config, architecture, tensors)
     return warnings
 
@@ -167,6 +171,38 @@ def _check_alike(config: Config, architecture: str, layers: int, modules: dict[i
                 f"which {architecture} needs",
                 fix=_AGAIN,
             )
+
+
+def _check_shapes(config: Config, tensors: Sequence[SafetensorsTensor]) -> None:
+    """Compare the matrices of each layer with what the configuration says they are."""
+    wanted = _plain_shapes(config)
+    for tensor in tensors if wanted else ():
+        match = _LAYER.search(tensor.name)
+        shape = wanted.get(match[2]) if match else None
+        if shape is not None and tensor.dtype in _FLOATS and tuple(tensor.shape) != shape:
+            found, stated = (" x ".join(f"{size:,}" for size in sizes) for sizes in (tensor.shape, shape))
+            raise ModelFileError(
+                f"{config.path} wants {tensor.name[:100]} to be {stated}, and it is {found}", fix=_AGAIN
+            )
+
+
+def _plain_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a layer of LLaMA, as (rows, columns); none where a number is missing."""
+    width, inner = config.whole("hidden_size"), config.whole("intermediate_size")
+    heads = config.whole("num_attention_heads")
+    if width is None or inner is None or not heads:
+        return {}
+    size = config.whole("head_dim") or width // heads
+    keys = (config.whole("num_key_value_heads") or heads) * size
+    return {
+        "self_attn.q_proj.weight": (heads * size, width),
+        "self_attn.k_proj.weight": (keys, width),
+        "self_attn.v_proj.weight": (keys, width),
+        "self_attn.o_proj.weight": (width, heads * size),
+        "mlp.gate_proj.weight": (inner, width),
+        "mlp.up_proj.weight": (inner, width),
+        "mlp.down_proj.weight": (width, inner),
+    }
 
 
 def _check_ends(config: Config, architecture: str, tensors: Sequence[SafetensorsTensor]) -> None:

@@ -65,6 +65,18 @@ def test_faults_22_a_tensor_is_missing_or_renamed(tensors: Tensors, said: str) -
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("self_attn.k_proj", "to be 8 x 16, and it is 7 x 16", id="keys"),
+        pytest.param("mlp.down_proj", "to be 16 x 32, and it is 7 x 16", id="feed forward"),
+    ],
+)
+def test_faults_22_a_tensor_of_another_shape(name: str, said: str) -> None:
+    tensors = tiny_tensors() | {f"model.layers.1.{name}.weight": ("BF16", (7, 16))}
+    assert said in refused(folder(tensors=tensors)).message
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         pytest.param({"hidden_size": 32}, "says hidden_size 32, but model.embed_tokens.weight is 16 wide", id="width"),
