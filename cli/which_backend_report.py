@@ -71,7 +71,9 @@ def _engine_lines(verdict: Verdict, forecast: Forecast, marks: tuple[str, str]) 
     speed = "-" if forecast.speed is None else f"about {_rate(forecast.speed.decode_tokens_per_second)} tokens/s"
     lines = [_COLUMNS.format(mark, verdict.engine, memory, speed).rstrip() + "\n"]
     if forecast.speed is not None and verdict.eligible:
-        lines.append(wrap(f"    limited by {forecast.speed.limit}", "      "))
+        own = " and ".join(forecast.speed.own_kernels)
+        kernels = f"; {own} by llmrun's own kernels" if own else ""
+        lines.append(wrap(f"    limited by {forecast.speed.limit}{kernels}", "      "))
     if any(reason.code is ReasonCode.FORMAT for reason in verdict.reasons):
         # Nothing mends this one, so what else is missing matters little.
         reasons = "; ".join(f"{reason.detail} [{reason.code}]" for reason in verdict.reasons)

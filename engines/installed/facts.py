@@ -32,7 +32,7 @@ __all__ = [
 HEALTHY, CRASHES, UNKNOWN = "healthy", "crashes", "unknown"
 _REAL_ENGINES = tuple(engine for engine in EngineName if engine is not EngineName.FAKE)
 _RECORD = "lib/llmrun-build.json"
-_RECORD_KEYS = ("recipe", "compiler", "accelerator", "cpu", "features", "options", "built")
+_RECORD_KEYS = ("recipe", "compiler", "accelerator", "cpu", "features", "kernels", "options", "built")
 # How the libraries of a llama.cpp build are called that use a GPU.
 _GPU_LIBRARIES = ("cuda", "hip", "metal", "vulkan", "sycl")
 _ASSUMED_LLAMA_CPP = "0.3.36"  # any version would do: the shipped list of architectures is used for all
@@ -67,6 +67,13 @@ class EngineFacts:
     architectures: frozenset[str] | None = None
     architectures_source: str = UNKNOWN
     last_versions: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def own_kernels(self) -> frozenset[str] | None:
+        """The tensor types for which it has kernels of llmrun's own; None when it is not here and may be built."""
+        if not self.installed or not self.stamp:
+            return None
+        return frozenset(dict(self.build).get("kernels", "").split())
 
 
 def probe_engines(

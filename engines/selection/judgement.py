@@ -141,6 +141,7 @@ def _forecast_speed(subject: Subject, setting: Setting, plan: MemoryPlan) -> "Sp
         setting.machine,
         gpu_layers=plan.gpu_layers,
         gpu_support=setting.gpu_support(plan.engine),
+        kernels=setting.own_kernels(plan.engine),
     )
 
 

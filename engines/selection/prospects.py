@@ -72,7 +72,9 @@ def _prospect(engine: EngineName, machine: Machine, facts: EngineFacts) -> Prosp
     plan = plan_memory(engine, info, machine, request, gpu_support=support)
     speed = None
     if works and plan.fits:
-        speed = forecast_speed(engine, info, machine, gpu_layers=plan.gpu_layers, gpu_support=support)
+        speed = forecast_speed(
+            engine, info, machine, gpu_layers=plan.gpu_layers, gpu_support=support, kernels=facts.own_kernels
+        )
     rate = None if speed is None else speed.decode_tokens_per_second
     return Prospect(
         engine=engine,

@@ -33,3 +33,8 @@ class Setting:
         """Return whether the build of an engine can use a GPU; None when that cannot be told."""
         facts = self.engines.get(engine)
         return None if facts is None else facts.gpu_support
+
+    def own_kernels(self, engine: EngineName) -> frozenset[str] | None:
+        """Return the tensor types for which its build has kernels of llmrun's own; None: it is yet to be built."""
+        facts = self.engines.get(engine)
+        return None if facts is None else facts.own_kernels

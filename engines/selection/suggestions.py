@@ -43,7 +43,8 @@ def suggest(judgement: Judgement, setting: Setting) -> tuple[Suggestion, ...]:
     """Return what would be better, the most useful first; empty when nothing is known to be."""
     if judgement.chosen is None:
         return tuple(_variants_that_fit(judgement, setting))
-    return (*_conversion(judgement), *_engines_to_install(judgement), *_faster_quantization(judgement, setting))
+    faster = tuple(_faster_build(judgement, setting)) or tuple(_faster_quantization(judgement, setting))
+    return (*_conversion(judgement), *_engines_to_install(judgement), *faster)
 
 
 def _conversion(judgement: Judgement) -> Iterator[Suggestion]:
@@ -125,6 +126,26 @@ def _engines_to_install(judgement: Judgement) -> Iterator[Suggestion]:
             yield Suggestion(text=f"{verdict.engine} would be about {gain:.1f}x as fast", command=objections[0].fix)
 
 
+def _faster_build(judgement: Judgement, setting: Setting) -> Iterator[Suggestion]:
+    """Name a build with llmrun's own kernels, when the one that is here has none for this model."""
+    info = judgement.subject.info
+    forecast = judgement.forecasts.get(EngineName.LLAMA_CPP)
+    if info is None or forecast is None or forecast.speed is None or judgement.chosen is not EngineName.LLAMA_CPP:
+        return
+    layers = 0 if forecast.memory is None else forecast.memory.gpu_layers
+    support = setting.gpu_support(EngineName.LLAMA_CPP)
+    built = forecast_speed(EngineName.LLAMA_CPP, info, setting.machine, gpu_layers=layers, gpu_support=support)
+    if built is None or set(built.own_kernels) <= set(forecast.speed.own_kernels):
+        return
+    gain = built.decode_tokens_per_second / forecast.speed.decode_tokens_per_second
+    if gain >= _LEAST_GAIN:
+        types = " and ".join(built.own_kernels)
+        yield Suggestion(
+            text=f"a build with llmrun's own kernels for {types} would be about {gain:.1f}x as fast",
+            command="llmrun install llama-cpp",
+        )
+
+
 def _faster_quantization(judgement: Judgement, setting: Setting) -> Iterator[Suggestion]:
     """Name a quantization that this processor has faster kernels for, when that outweighs its size."""
     info = judgement.subject.info
@@ -134,7 +155,8 @@ def _faster_quantization(judgement: Judgement, setting: Setting) -> Iterator[Sug
         return
     for name in _FASTER_TYPES:
         other = _requantized(info, name)
-        speed = forecast_speed(EngineName.LLAMA_CPP, other, setting.machine, gpu_support=False)
+        kernels = setting.own_kernels(EngineName.LLAMA_CPP)
+        speed = forecast_speed(EngineName.LLAMA_CPP, other, setting.machine, gpu_support=False, kernels=kernels)
         if speed is None or not fits_machine(other.tensor_bytes, ModelFormat.GGUF, setting.machine):
             continue
         gain = speed.decode_tokens_per_second / now.decode_tokens_per_second

@@ -20,7 +20,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from llmrun.engines.speed.kernels import decode_rate, fast_kernels, limit_instructions, prefill_rate
+from llmrun.engines.speed.kernels import (
+    NO_KERNELS,
+    Kernel,
+    decode_rate,
+    fast_kernels,
+    find_kernel,
+    limit_instructions,
+    own_kernels,
+    prefill_rate,
+)
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import GPU, CpuInfo, GpuVendor, Machine
 from llmrun.models.gguf.types import TENSOR_TYPES
@@ -66,12 +75,14 @@ class SpeedForecast:
         prefill_tokens_per_second: Tokens of a prompt per second, or None: only llama.cpp on a CPU was measured.
         limit: What it is held up by most: `memory bandwidth`, `no fast kernel for Q5_0 on this CPU`, …
         slow_types: The tensor types whose kernel is slower than memory is, slowest part first.
+        own_kernels: The tensor types that llmrun's own kernels multiply by, the largest first.
     """
 
     decode_tokens_per_second: float
     prefill_tokens_per_second: float | None
     limit: str
     slow_types: tuple[str, ...] = ()
+    own_kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,14 @@ class _Part:
     slow_types: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The processor as an engine's build uses it, and the types for which it has kernels of llmrun's own."""
+
+    cpu: CpuInfo
+    kernels: frozenset[str]
+
+
 def forecast_speed(
     engine: EngineName,
     info: ModelInfo,
@@ -91,6 +110,7 @@ def forecast_speed(
     gpu_layers: int = 0,
     gpu_support: bool | None = None,
     tuned: bool | None = None,
+    kernels: frozenset[str] | None = None,
 ) -> SpeedForecast | None:
     """Return the expected speed, or None where a bandwidth that it depends on is unknown.
 
@@ -101,7 +121,9 @@ def forecast_speed(
         gpu_layers: Layers on the GPU, -1 for all; for pytorch anything but 0 is all of them.
         gpu_support: Whether the installed engine can use the GPU; None: it will.
         tuned: Whether the engine was built for this processor; None: it will be.
+        kernels: The types for which the build has kernels of llmrun's own; None: it will be built with them.
     """
+    cpu = _seen_by(engine, machine.cpu, tuned, kernels)
     share = _gpu_share(engine, info, gpu_layers)
     if (gpu_support is False or not machine.gpus) and engine is not EngineName.VLLM:
         share = 0.0
@@ -109,17 +131,18 @@ def forecast_speed(
     if not read:
         return None
     on_gpu = _time_on_gpu(engine, info, read, machine, share) if share > 0 else None
-    on_cpu = _time_on_cpu(engine, info, read, machine, 1 - share, tuned) if share < 1 else None
+    on_cpu = _time_on_cpu(engine, info, read, machine, 1 - share, cpu) if share < 1 else None
     if (share > 0 and on_gpu is None) or (share < 1 and on_cpu is None):
         return None
     parts = [part for part in (on_gpu, on_cpu) if part is not None]
     slowest = max(parts, key=lambda part: part.seconds)
-    prefill = _prefill(engine, info, read, machine.cpu, tuned) if share == 0 else None
+    prefill = _prefill(engine, info, read, cpu) if share == 0 else None
     return SpeedForecast(
         decode_tokens_per_second=1 / sum(part.seconds for part in parts),
         prefill_tokens_per_second=prefill,
         limit=slowest.limit,
         slow_types=on_cpu.slow_types if on_cpu else (),
+        own_kernels=_with_own_kernels(read, cpu) if on_cpu else (),
     )
 
 
@@ -183,19 +206,18 @@ def _time_on_cpu(
     read: Mapping[str, float],
     machine: Machine,
     share: float,
-    tuned: bool | None,
+    seen: _Seen,
 ) -> _Part | None:
     bandwidth = _cpu_bandwidth(machine)
     if not bandwidth:
         return None
-    cpu = _seen_by(engine, machine.cpu, tuned)
     from_memory = {name: size * share / bandwidth for name, size in read.items()}
-    unpacking = {name: size * share / (_rate(engine, name, cpu) * cpu.threads) for name, size in read.items()}
+    unpacking = {name: size * share / (_rate(engine, name, seen) * seen.cpu.threads) for name, size in read.items()}
     reading = sum(math.hypot(from_memory[name], unpacking[name]) for name in read)
     per_layer = _DISPATCH_LAYER_SECONDS if engine is EngineName.PYTORCH else _CPU_LAYER_SECONDS
     launching = share * info.layers * per_layer
     slow = _slow_types(read, from_memory, unpacking)
-    return _Part(reading + launching, _cpu_limit(engine, cpu, from_memory, unpacking, launching, slow), slow)
+    return _Part(reading + launching, _cpu_limit(engine, seen, from_memory, unpacking, launching, slow), slow)
 
 
 def _cpu_bandwidth(machine: Machine) -> float | None:
@@ -207,18 +229,22 @@ def _cpu_bandwidth(machine: Machine) -> float | None:
     return min((value for value in known if value), default=None)
 
 
-def _seen_by(engine: EngineName, cpu: CpuInfo, tuned: bool | None) -> CpuInfo:
-    """Return the processor with the instruction sets that the engine's build uses."""
+def _seen_by(engine: EngineName, cpu: CpuInfo, tuned: bool | None, kernels: frozenset[str] | None) -> _Seen:
+    """Return the processor with the instruction sets and the kernels that the engine's build uses."""
     if not cpu.isa_flags:  # they could not be read; processors without these have become rare
         usual = {"asimd", "asimddp"} if cpu.architecture == "arm64" else {"avx", "avx2"}
         cpu = replace(cpu, isa_flags=frozenset(usual))
-    return limit_instructions(cpu) if tuned is False or engine is EngineName.CTRANSFORMERS else cpu
+    if tuned is False or engine is EngineName.CTRANSFORMERS:
+        cpu = limit_instructions(cpu)
+    if engine is not EngineName.LLAMA_CPP:
+        return _Seen(cpu, NO_KERNELS)
+    return _Seen(cpu, own_kernels(cpu) if kernels is None else kernels & own_kernels(cpu))
 
 
-def _rate(engine: EngineName, type_name: str, cpu: CpuInfo) -> float:
+def _rate(engine: EngineName, type_name: str, seen: _Seen) -> float:
     if engine is EngineName.PYTORCH:
-        return decode_rate("F32", cpu) if type_name == "F32" else _TORCH_HALF_RATE
-    return decode_rate(type_name, cpu, repack=engine is not EngineName.CTRANSFORMERS)
+        return decode_rate("F32", seen.cpu) if type_name == "F32" else _TORCH_HALF_RATE
+    return decode_rate(type_name, seen.cpu, seen.kernels, repack=engine is not EngineName.CTRANSFORMERS)
 
 
 def _slow_types(
@@ -229,9 +255,15 @@ def _slow_types(
     return tuple(sorted(slow, key=lambda name: -unpacking[name]))
 
 
+def _with_own_kernels(read: Mapping[str, float], seen: _Seen) -> tuple[str, ...]:
+    least = _SLOW_SHARE * sum(read.values())
+    found = [name for name in read if read[name] >= least and find_kernel(name, seen.cpu, seen.kernels) is Kernel.OWN]
+    return tuple(sorted(found, key=lambda name: -read[name]))
+
+
 def _cpu_limit(
     engine: EngineName,
-    cpu: CpuInfo,
+    seen: _Seen,
     from_memory: Mapping[str, float],
     unpacking: Mapping[str, float],
     launching: float,
@@ -242,30 +274,30 @@ def _cpu_limit(
     held_up = sum(unpacking[name] - from_memory[name] for name in slow)
     if held_up < _SLOW_SHARE * sum(from_memory.values()):
         return "memory bandwidth"
-    without = [name for name in slow if name not in fast_kernels(cpu) or engine is not EngineName.LLAMA_CPP]
+    without = [
+        name for name in slow if name not in fast_kernels(seen.cpu, seen.kernels) or engine is not EngineName.LLAMA_CPP
+    ]
     if without:
-        return f"no fast kernel for {' and '.join(without[:2])} on this CPU"
-    return f"arithmetic on {cpu.threads} core{'s' if cpu.threads > 1 else ''}"
+        where = "in this build" if set(without) <= own_kernels(seen.cpu) else "on this CPU"
+        return f"no fast kernel for {' and '.join(without[:2])} {where}"
+    return f"arithmetic on {seen.cpu.threads} core{'s' if seen.cpu.threads > 1 else ''}"
 
 
-def _prefill(
-    engine: EngineName, info: ModelInfo, read: Mapping[str, float], cpu: CpuInfo, tuned: bool | None
-) -> float | None:
+def _prefill(engine: EngineName, info: ModelInfo, read: Mapping[str, float], seen: _Seen) -> float | None:
     """Return tokens of a prompt per second: two operations for each weight but the output's, which only the last needs.
 
     The output is taken to be of the most precise type that has enough bytes for it, as llama.cpp's recipes make it.
     """
     if engine is not EngineName.LLAMA_CPP:
         return None
-    seen = _seen_by(engine, cpu, tuned)
     weights = {name: size / _bytes_per_weight(name) for name, size in read.items()}
     table = info.vocabulary_size * info.embedding_length
     for name in sorted(weights, key=_bytes_per_weight, reverse=True):
         if weights[name] > table:
             weights[name] -= table
             break
-    seconds = sum(2 * count / prefill_rate(name, seen) for name, count in weights.items())
-    return seen.threads / seconds
+    seconds = sum(2 * count / prefill_rate(name, seen.cpu, seen.kernels) for name, count in weights.items())
+    return seen.cpu.threads / seconds
 
 
 def _bytes_per_weight(type_name: str) -> float:

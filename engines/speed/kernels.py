@@ -3,7 +3,8 @@
 A weight is read once for every token, but not at the speed of memory: its kernel unpacks it first. llama.cpp has four
 kinds of kernels, and which one a tensor gets is settled by its type and the instruction sets of the processor:
 the matrix unit (AMX); *repacked* ones, for which eight or four rows are interleaved when the model is loaded; plain
-dot products of one row; and scalar code. A type without one of the first two may be slower than a larger one with it.
+dot products of one row; and scalar code. llmrun's builds add kernels of their own for AVX-512 VNNI, which come before
+the repacked ones (docs/kernels.md). A type without one of these may be slower than a larger one with it.
 
 The rates are measurements of one processor. Other processors get them by a factor for their instruction sets, of which
 two are measured (`AMX`, `AVX512_VNNI`) and the others assumed from the width of their registers and from whether they
@@ -18,13 +19,27 @@ from enum import StrEnum
 
 from llmrun.hardware.types import CpuInfo
 
-__all__ = ["Kernel", "decode_rate", "fast_kernels", "find_kernel", "limit_instructions", "prefill_rate"]
+__all__ = [
+    "NO_KERNELS",
+    "Kernel",
+    "decode_rate",
+    "fast_kernels",
+    "find_kernel",
+    "limit_instructions",
+    "own_kernels",
+    "prefill_rate",
+]
+
+NO_KERNELS: frozenset[str] = frozenset()
+"""The types for which a build without llmrun's kernels has one."""
 
 
 class Kernel(StrEnum):
     """How llama.cpp multiplies by a tensor of some type, fastest first."""
 
     AMX = "amx"
+    OWN = "llmrun"
+    """Repacked too, by the kernels that llmrun adds to its builds."""
     REPACKED = "repacked"
     DIRECT = "direct"
     """Nothing to unpack: the numbers are multiplied as they are stored."""
@@ -32,6 +47,9 @@ class Kernel(StrEnum):
     SCALAR = "scalar"
 
 
+_FAST = frozenset({Kernel.AMX, Kernel.OWN, Kernel.REPACKED, Kernel.DIRECT})
+_OWN_TYPES = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"})
+_OWN_SETS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"})
 _AMX_TYPES = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"})
 _AVX2_REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
 _AVX512_REPACKED = _AVX2_REPACKED | {"Q2_K"}
@@ -82,6 +100,9 @@ _PREFILL_RATES = {
     "Q2_K": 158e9,
     "TQ2_0": 103e9,
 }
+# The same of llmrun's kernels, on the same processor and models.
+_OWN_DECODE_RATES = {"Q4_0": 70 * _GB, "Q4_1": 70 * _GB, "Q5_0": 48 * _GB, "Q5_1": 48 * _GB, "Q8_0": 90 * _GB}
+_OWN_PREFILL_RATES = {"Q4_0": 250e9, "Q4_1": 240e9, "Q5_0": 250e9, "Q5_1": 230e9, "Q8_0": 250e9}
 _UNPACKED_RATE = 11 * _GB  # a dot product that unpacks small blocks: Q4_1, Q5_0 and Q5_1 measured alike
 _TABLE_RATE = 3.9 * _GB  # types that look their weights up in large tables (IQ1, IQ2, IQ3); measured with IQ3_S
 _TABLE_PREFILL_RATE = 157e9  # in a prompt each is looked up once for all tokens
@@ -127,21 +148,34 @@ def limit_instructions(cpu: CpuInfo) -> CpuInfo:
     return replace(cpu, isa_flags=frozenset(flag for flag in cpu.isa_flags if not flag.startswith(_BEYOND_AVX2)))
 
 
-def fast_kernels(cpu: CpuInfo) -> frozenset[str]:
+def own_kernels(cpu: CpuInfo) -> frozenset[str]:
+    """Return the types for which a build that llmrun makes for this processor has kernels of llmrun's own."""
+    return _OWN_TYPES if cpu.architecture == "x86_64" and cpu.isa_flags >= _OWN_SETS else NO_KERNELS
+
+
+def fast_kernels(cpu: CpuInfo, own: frozenset[str] = NO_KERNELS) -> frozenset[str]:
     """Return the tensor types with a kernel for the matrix unit, a repacked one, or nothing to unpack."""
-    kinds = {Kernel.AMX, Kernel.REPACKED, Kernel.DIRECT}
     return frozenset(
-        name for name in _DECODE_RATES.keys() | _ARM_REPACKED | _AMX_TYPES if find_kernel(name, cpu) in kinds
+        name for name in _DECODE_RATES.keys() | _ARM_REPACKED | _AMX_TYPES | own if find_kernel(name, cpu, own) in _FAST
     )
 
 
-def find_kernel(type_name: str, cpu: CpuInfo, *, repack: bool = True) -> Kernel:
-    """Return the kernel for a tensor type; `repack=False` is an engine from before the repacked ones."""
+def find_kernel(type_name: str, cpu: CpuInfo, own: frozenset[str] = NO_KERNELS, *, repack: bool = True) -> Kernel:
+    """Return the kernel for a tensor type.
+
+    Args:
+        type_name: Its name.
+        cpu: The processor.
+        own: The types for which the build has kernels of llmrun's own.
+        repack: False for an engine from before the repacked ones.
+    """
     flags = cpu.isa_flags
     if type_name in _ALWAYS_SCALAR:
         return Kernel.SCALAR
     if repack and {"amx_int8", "avx512_vnni"} <= flags and type_name in _AMX_TYPES:
         return Kernel.AMX
+    if repack and type_name in own:
+        return Kernel.OWN
     if repack and type_name in _repacked(cpu):
         return Kernel.REPACKED
     wide = "avx2" in flags or "asimddp" in flags
@@ -153,24 +187,28 @@ def find_kernel(type_name: str, cpu: CpuInfo, *, repack: bool = True) -> Kernel:
     return Kernel.DOT_PRODUCT
 
 
-def decode_rate(type_name: str, cpu: CpuInfo, *, repack: bool = True) -> float:
+def decode_rate(type_name: str, cpu: CpuInfo, own: frozenset[str] = NO_KERNELS, *, repack: bool = True) -> float:
     """Return the bytes of such weights that one core takes in a second when memory does not hold it up."""
-    kernel = find_kernel(type_name, cpu, repack=repack)
+    kernel = find_kernel(type_name, cpu, own, repack=repack)
     core = _find_core(cpu)
+    if kernel is Kernel.OWN:
+        return _OWN_DECODE_RATES[type_name] * core.fast
     rate = _DECODE_RATES.get(type_name, _TABLE_RATE if type_name.startswith("IQ") else _UNPACKED_RATE)
-    if kernel in {Kernel.AMX, Kernel.REPACKED, Kernel.DIRECT}:
+    if kernel in _FAST:
         return (max(rate, _DECODE_RATES["Q4_0"]) if kernel is Kernel.AMX else rate) * core.fast
     if type_name in _AVX512_REPACKED:
         rate = min(rate, _UNPACKED_RATE)  # measured repacked, which it is not here
     return rate * (core.plain if kernel is Kernel.DOT_PRODUCT else _SCALAR_SHARE)
 
 
-def prefill_rate(type_name: str, cpu: CpuInfo, *, repack: bool = True) -> float:
+def prefill_rate(type_name: str, cpu: CpuInfo, own: frozenset[str] = NO_KERNELS, *, repack: bool = True) -> float:
     """Return the operations (two for each weight and token) of one core in a second while it reads a prompt."""
-    kernel = find_kernel(type_name, cpu, repack=repack)
+    kernel = find_kernel(type_name, cpu, own, repack=repack)
     if kernel is Kernel.AMX:
         return _AMX_PREFILL_RATE
     rate = _PREFILL_RATES.get(type_name, _TABLE_PREFILL_RATE if type_name.startswith("IQ") else _OTHER_PREFILL_RATE)
+    if kernel is Kernel.OWN:
+        rate = _OWN_PREFILL_RATES[type_name]
     if not repack:
         rate = min(rate, _OTHER_PREFILL_RATE)
     return rate * (_SCALAR_SHARE if kernel is Kernel.SCALAR else _find_core(cpu).prefill)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmrun.engines.speed.forecast import SpeedForecast, fast_kernels, forecast_speed
-from llmrun.engines.speed.kernels import Kernel, find_kernel
+from llmrun.engines.speed.kernels import NO_KERNELS, Kernel, find_kernel, own_kernels
 from llmrun.engines.types import EngineName
 from llmrun.hardware.profile import read_machine
 from llmrun.hardware.types import CpuInfo, Machine
@@ -88,19 +88,19 @@ def cpu(*flags: str, architecture: str = "x86_64") -> CpuInfo:
     ],
 )
 def test_what_was_measured_with_amx(info: ModelInfo, measured: float, measured_prefill: float) -> None:
-    answer = forecast(info, load(AMX))
+    answer = forecast(info, load(AMX), kernels=NO_KERNELS)
     assert answer.decode_tokens_per_second == pytest.approx(measured, rel=0.25)
     assert answer.prefill_tokens_per_second == pytest.approx(measured_prefill, rel=0.15)
 
 
 def test_a_larger_file_can_be_the_faster_one_and_the_reason_is_said() -> None:
-    slow, fast = forecast(Q4_K_M, load(AMX)), forecast(Q8_0, load(AMX))
+    slow, fast = (forecast(info, load(AMX), kernels=NO_KERNELS) for info in (Q4_K_M, Q8_0))
     assert Q4_K_M.tensor_bytes < Q8_0.tensor_bytes
     assert slow.decode_tokens_per_second < fast.decode_tokens_per_second
     assert slow.prefill_tokens_per_second is not None
     assert fast.prefill_tokens_per_second is not None
     assert slow.prefill_tokens_per_second < 0.5 * fast.prefill_tokens_per_second
-    assert (slow.limit, slow.slow_types) == ("no fast kernel for Q5_0 on this CPU", ("Q5_0",))
+    assert (slow.limit, slow.slow_types) == ("no fast kernel for Q5_0 in this build", ("Q5_0",))
     assert (fast.limit, fast.slow_types) == ("memory bandwidth", ())
 
 
@@ -181,7 +181,41 @@ def test_more_bandwidth_is_faster() -> None:
 def test_more_cores_are_faster_where_the_kernel_is_slow() -> None:
     machine = load(AMX)
     one = load(AMX, cpu=dataclasses.replace(machine.cpu, affinity=1))
-    assert decode(Q4_K_M, one) < 0.7 * decode(Q4_K_M, machine)
+    assert decode(Q4_K_M, one, kernels=NO_KERNELS) < 0.7 * decode(Q4_K_M, machine, kernels=NO_KERNELS)
+
+
+VNNI = ("avx", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512_vnni")
+
+
+def test_kernels_of_our_own_are_for_avx512_vnni() -> None:
+    assert own_kernels(cpu(*VNNI)) == {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
+    assert own_kernels(cpu(*VNNI[:-1])) == NO_KERNELS
+    assert own_kernels(cpu(*VNNI, architecture="arm64")) == NO_KERNELS
+    assert find_kernel("Q5_0", cpu(*VNNI), own_kernels(cpu(*VNNI))) is Kernel.OWN
+    assert find_kernel("Q4_K", cpu(*VNNI), own_kernels(cpu(*VNNI))) is Kernel.REPACKED
+    assert find_kernel("Q4_0", load(AMX).cpu, own_kernels(load(AMX).cpu)) is Kernel.AMX
+    assert fast_kernels(cpu(*VNNI), own_kernels(cpu(*VNNI))) >= {"Q4_1", "Q5_0", "Q5_1"}
+
+
+def test_a_build_without_kernels_of_our_own_is_slower_and_says_where_it_lies() -> None:
+    machine, avx2 = (
+        load(AMX, cpu=dataclasses.replace(cpu(*flags), affinity=2), memory_bandwidth_bytes_per_second=31.7e9)
+        for flags in (VNNI, ("avx", "avx2"))
+    )
+    with_kernels, without = forecast(Q4_K_M, machine), forecast(Q4_K_M, machine, kernels=NO_KERNELS)
+    assert with_kernels.own_kernels == ("Q5_0", "Q8_0")
+    assert with_kernels.limit == "memory bandwidth"
+    assert without.own_kernels == ()
+    assert without.limit == "no fast kernel for Q5_0 in this build"
+    assert with_kernels.decode_tokens_per_second > 1.3 * without.decode_tokens_per_second
+    assert forecast(Q4_K_M, avx2).limit == "no fast kernel for Q5_0 on this CPU"
+    assert forecast(Q4_K_M, avx2).own_kernels == ()
+
+
+@pytest.mark.parametrize("options", [{"tuned": False}, {"kernels": NO_KERNELS}], ids=["not-tuned", "without"])
+def test_kernels_that_a_build_cannot_have_do_not_count(options: Any) -> None:
+    assert forecast(Q4_0, load(AMX, cpu=cpu(*VNNI)), **options).own_kernels == ()
+    assert forecast(Q4_0, load(AMX), EngineName.CTRANSFORMERS, **options).own_kernels == ()
 
 
 @pytest.mark.parametrize(
