@@ -1,6 +1,5 @@
 """Legacy files on ctransformers: the same weights as in transformers, the same answers, and limits that hold."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,19 +12,21 @@ import pytest
 import trained_models as trained
 
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.convert import ConvertRequest, convert_file
 from llmrun.engines.ctransformers.engine import CtransformersEngine, CtransformersSession
 from llmrun.engines.types import Delta, Done, EngineName, FinishReason, LoadPlan, Notice, SamplingOptions, Segment
 from llmrun.errors import UsageError
 from llmrun.models.ggml.info import read_ggml_info
-from llmrun.progress import SILENT
 
 pytestmark = pytest.mark.ctransformers
 
 GREEDY = SamplingOptions(temperature=0, top_p=1, top_k=0, min_p=0, repeat_penalty=1, max_tokens=40, seed=1)
-KINDS = ("llama", "gpt2")
-FOLDERS = {"llama": trained.LLAMA, "gpt2": trained.GPT2}
-WRITERS: dict[str, Callable[[], bytes]] = {"llama": trained.legacy_llama, "gpt2": trained.legacy_gpt2}
+FOLDERS = {"llama": trained.LLAMA, "gpt2": trained.GPT2, "gpt_neox": trained.GPT_NEOX}
+KINDS = tuple(FOLDERS)
+WRITERS: dict[str, Callable[[], bytes]] = {
+    "llama": trained.legacy_llama,
+    "gpt2": trained.legacy_gpt2,
+    "gpt_neox": trained.legacy_gpt_neox,
+}
 
 
 @pytest.fixture(scope="module")
@@ -161,21 +162,3 @@ def test_it_stops_when_told_to(session: CtransformersSession) -> None:
     timer.cancel()
     assert isinstance(events[-1], Done)
     assert time.monotonic() - began < 3
-
-
-def test_a_converted_llama_says_the_same(files: dict[str, Path], tmp_path: Path) -> None:
-    if "llama-cpp" not in os.environ.get("LLMRUN_REQUIRE_ENGINES", "").replace("1", "llama-cpp"):
-        pytest.skip("llama-cpp is not promised here")
-    from llmrun.engines.llama_cpp.engine import LlamaCppEngine
-
-    target = tmp_path / "tiny.gguf"
-    converted = convert_file(ConvertRequest(path=files["llama"], output=target), progress=SILENT)
-    assert converted.loaded
-    plan = LoadPlan(engine=EngineName.LLAMA_CPP, model_path=str(target), context_length=256, threads=2)
-    loaded = LlamaCppEngine().load(plan)
-    tokens = loaded.tokenize([Segment(text=trained.QUESTION, special=False)])
-    legacy = load(files["llama"], "llama")
-    assert tokens == legacy.tokenize([Segment(text=trained.QUESTION, special=False)])
-    events = list(loaded.generate(tokens, GREEDY, Cancellation()))
-    assert "".join(event.text for event in events if isinstance(event, Delta)) == trained.ANSWER
-    loaded.close()

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from llmrun.models.ggml_writer import GgmlTensor, LlamaShape, write_ggjt_llama, write_ggml
+from llmrun.models.ggml_writer import GgmlTensor, LlamaShape, write_ggjt_llama, write_ggml, write_legacy
 
 DATA = Path(__file__).parents[1] / "data"
-LLAMA, GPT2 = DATA / "tiny-llama", DATA / "tiny-gpt2"
+LLAMA, GPT2, GPT_NEOX = DATA / "tiny-llama", DATA / "tiny-gpt2", DATA / "tiny-gpt-neox"
 QUESTION = "Question: What is the capital of Norway?\nAnswer:"
 ANSWER = " Oslo."
 
@@ -95,15 +95,21 @@ def _interleave(weight: _Array, heads: int) -> _Array:
 def legacy_gpt2() -> bytes:
     """Return tiny-gpt2 as an unversioned `ggml` file."""
     config = json.loads((GPT2 / "config.json").read_text())
-    document = json.loads((GPT2 / "tokenizer.json").read_text())
-    vocabulary = {**document["model"]["vocab"], **{row["content"]: row["id"] for row in document["added_tokens"]}}
-    table = _byte_of_character()
-    pieces = [
-        bytes([table[text]]) if text in table else text.encode()
-        for text in sorted(vocabulary, key=vocabulary.__getitem__)
-    ]
+    pieces = _byte_pieces(GPT2)
     numbers = (len(pieces), config["n_positions"], config["n_embd"], config["n_head"], config["n_layer"], 0)
     return write_ggml(numbers, pieces, list(_gpt2_tensors(read_tensors(GPT2))))
+
+
+def byte_texts(folder: Path) -> list[str]:
+    """Return the tokens of a vocabulary of bytes in the order of their ids, as GPT-2 spells them."""
+    document = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = {**document["model"]["vocab"], **{row["content"]: row["id"] for row in document["added_tokens"]}}
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def _byte_pieces(folder: Path) -> list[bytes]:
+    table = _byte_of_character()
+    return [bytes([table[text]]) if text in table else text.encode() for text in byte_texts(folder)]
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -130,3 +136,14 @@ def _gpt2_tensors(tensors: dict[str, _Array]) -> Iterator[GgmlTensor]:
             yield _tensor(f"model/h{number}/{module}/{rest[0]}/w", values.T)  # Conv1D keeps its matrix turned
         elif rest[-1] == "bias" and len(rest) == 2:
             yield _tensor(f"model/h{number}/{module}/{rest[0]}/b", values)
+
+
+def legacy_gpt_neox() -> bytes:
+    """Return tiny-gpt-neox as an unversioned `ggml` file: its tensors keep the names that they have in transformers."""
+    config = json.loads((GPT_NEOX / "config.json").read_text())
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    pieces = _byte_pieces(GPT_NEOX)
+    rope = int(width // heads * config["rope_parameters"]["partial_rotary_factor"])
+    numbers = (len(pieces), config["max_position_embeddings"], width, heads, config["num_hidden_layers"], rope, 1, 0)
+    tensors = [_tensor(name, values) for name, values in read_tensors(GPT_NEOX).items()]
+    return write_legacy("ggml", 0, numbers, [(piece, None) for piece in pieces], tensors)

@@ -1,7 +1,7 @@
-"""Train the tiny models in tests/data: `python tests/tools/train_tiny.py tests/data` (a minute on two cores).
+"""Train the tiny models in tests/data: `python tests/tools/train_tiny.py tests/data [NAME…]` (a minute on two cores).
 
 They know a few dozen capitals by heart, so that greedy text is stable and can be recognised, and are small enough to
-ship: one of LLaMA's architecture with a vocabulary of characters, one GPT-2 with a vocabulary of bytes.
+ship: one of LLaMA's architecture with a vocabulary of characters, a GPT-2 and a GPT-NeoX with a vocabulary of bytes.
 """
 
 import json
@@ -134,8 +134,34 @@ def make_gpt2(folder: Path) -> float:
     return loss
 
 
+def make_gpt_neox(folder: Path) -> float:
+    tokenizer = byte_tokenizer()
+    end = tokenizer.get_vocab()["<|endoftext|>"]
+    config = transformers.GPTNeoXConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=256,
+        rotary_pct=1.0,
+        max_position_embeddings=256,
+        hidden_act="gelu_new",  # what ggml computes for every gelu
+        bos_token_id=end,
+        eos_token_id=end,
+        tie_word_embeddings=False,
+    )
+    model = transformers.GPTNeoXForCausalLM(config)
+    loss = train(model, [[*tokenizer.encode(line, add_special_tokens=False).ids, end] for line in LINES])
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "add_bos_token": False}
+    save(model, tokenizer, folder, {**settings, "bos_token": "<|endoftext|>"})
+    return loss
+
+
+MAKERS = {"llama": make_llama, "gpt2": make_gpt2, "gpt_neox": make_gpt_neox}
+
+
 if __name__ == "__main__":
-    torch.manual_seed(0)
     target = Path(sys.argv[1])
-    print("llama", make_llama(target / "tiny-llama"))
-    print("gpt2", make_gpt2(target / "tiny-gpt2"))
+    for name in sys.argv[2:] or MAKERS:
+        torch.manual_seed(0)
+        print(name, MAKERS[name](target / f"tiny-{name.replace('_', '-')}"))
