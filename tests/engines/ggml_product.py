@@ -62,8 +62,8 @@ class Library:
         )
 
     def supports(self, buffer_type: str, kind: int, shape: tuple[int, ...], columns: int = 1) -> bool:
-        """Return whether the processor multiplies by such weights in such a buffer; `shape` is (rows, weights)."""
-        context, weights, product = self._graph(kind, shape, (columns, shape[-1]))[:3]
+        """Return whether the processor multiplies by such weights in such a buffer; `shape` is (…, rows, weights)."""
+        context, weights, product = self._graph(kind, shape, (*shape[:-2], columns, shape[-1]))[:3]
         buffer = self._call("ggml_backend_buft_alloc_buffer", self.buffer_types[buffer_type], ctypes.c_size_t(0))
         ctypes.cast(weights + _buffer_offset(), ctypes.POINTER(ctypes.c_void_p))[0] = buffer
         answer = self._call("ggml_backend_dev_supports_op", self._device, product, returns=ctypes.c_bool)
