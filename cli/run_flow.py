@@ -4,6 +4,7 @@ The worker process was started before this module was imported. Everything that 
 rendering the prompt, importing the terminal library) happens while it imports its engine and loads the weights.
 """
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -166,6 +167,8 @@ def _answer(
     started = time.perf_counter()
     worker.send_generate(rendered.segments, request.sampling)
     writer = None if request.json_output else TerminalWriter()
+    gc.freeze()  # what was imported stays
+    gc.enable()
     _wait_loaded(worker, prepared, quiet=request.quiet)
     streamed = _stream(worker, writer, notices, shown, started)
     if streamed.done is None:

@@ -1,7 +1,7 @@
 """One answer while it is written: its text, its limits and its counts. The same for every engine.
 
 Text is handed out in frames, not token by token: every frame wakes the process that shows it, on one of the processors
-that compute. Nobody sees the difference, because a frame lasts no longer than that of a screen.
+that compute. Nobody reads faster than that.
 """
 
 import time
@@ -13,7 +13,7 @@ from llmrun.engines.types import Delta, Done, Event, FinishReason, SamplingOptio
 
 __all__ = ["Answer", "TokenTexts"]
 
-_FRAME_SECONDS = 1 / 60
+_FRAME_SECONDS = 1 / 30
 
 
 class TokenTexts(Protocol):

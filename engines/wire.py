@@ -48,11 +48,12 @@ __all__ = [
 EVIDENCE_BYTES = 64 << 10
 """How much is kept of what an engine prints."""
 _LIMIT_BYTES = 256 << 20
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for every message
 
 
 def frame(message: dict[str, Any]) -> bytes:
     """Return `message` as a frame: its length in four bytes, big-endian, then JSON."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+    data = _to_json(message).encode()
     return len(data).to_bytes(4, "big") + data
 
 

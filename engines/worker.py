@@ -7,6 +7,7 @@ engine computes.
 """
 
 import contextlib
+import gc
 import os
 import queue
 import sys
@@ -162,6 +163,8 @@ class _Worker:
 
         self._session = self._engine.load(plan, progress)
         self._plan = plan
+        gc.freeze()  # what was imported and loaded stays
+        gc.enable()
         seconds = time.monotonic() - began
         self._send({"event": "loaded", "context_length": self._session.context_length, "seconds": seconds})
 

@@ -46,6 +46,7 @@ class Context:
         self._cells = 0  # tokens that the present context holds
         self._cancel = Cancellation()
         self._one = (ctypes.c_int32 * 1)()
+        self._single = native.api.llama_batch_get_one(self._one, 1)  # points to `_one`, so it is made once
         self._batch: Batch | None = None
         self._threads = DecodeThreads(native.api, plan)
         self._is_answering = False
@@ -120,7 +121,7 @@ class Context:
             self._is_answering = True
         self._one[0] = token
         began = time.perf_counter()
-        if not run_batch(self._native, self.pointer, self._api.llama_batch_get_one(self._one, 1)):
+        if not run_batch(self._native, self.pointer, self._single):
             return False
         self._threads.observe(self.pointer, time.perf_counter() - began)
         self.processed.append(token)

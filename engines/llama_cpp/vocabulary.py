@@ -26,6 +26,8 @@ class Vocabulary:
         self.pointer = self._api.llama_model_get_vocab(model)
         self.size = int(self._api.llama_vocab_n_tokens(self.pointer))
         self._piece = ctypes.create_string_buffer(256)
+        self._known: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """Turn segments into ids; BOS comes first once, if the model wants one."""
@@ -50,7 +52,16 @@ class Vocabulary:
         return list(buffer[:count])
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes that a token stands for; none for a control token."""
+        """Return the bytes that a token stands for; none for a control token.
+
+        They are kept: after a token was computed, the caches hold weights, and a call into the library takes longer.
+        """
+        known = self._known.get(token)
+        if known is None:
+            known = self._known[token] = self._read_piece(token)
+        return known
+
+    def _read_piece(self, token: int) -> bytes:
         size = self._api.llama_token_to_piece(self.pointer, token, self._piece, len(self._piece), 0, False)
         if size < 0:
             self._piece = ctypes.create_string_buffer(-size)
@@ -63,4 +74,7 @@ class Vocabulary:
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""
-        return bool(self._api.llama_vocab_is_eog(self.pointer, token))
+        ends = self._ends.get(token)
+        if ends is None:
+            ends = self._ends[token] = bool(self._api.llama_vocab_is_eog(self.pointer, token))
+        return ends
