@@ -17,7 +17,7 @@ from llmrun.engines.ctransformers.sampling import Sampler
 from llmrun.engines.ctransformers.threads import ComputeThreads
 from llmrun.engines.ctransformers.vocabulary import Vocabulary
 from llmrun.engines.protocol import BatchEvent, BatchRequest, generate_one_by_one
-from llmrun.engines.types import EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
+from llmrun.engines.types import EngineName, Event, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import ModelFileError, UsageError
 from llmrun.models.ggml.header import read_ggml_header
 
@@ -61,7 +61,6 @@ class CtransformersSession:
         self._plan = plan
         self._vocabulary = Vocabulary(model, kind)
         self._threads = ComputeThreads(plan)
-        self._notices = list(_unheeded(plan))
         made = model.context_length or plan.context_length
         room = EvaluationRoom(kind, read_ggml_header(Path(plan.model_path), model_type=kind).shape, made)
         self._room = room
@@ -86,8 +85,6 @@ class CtransformersSession:
                 "ctransformers cannot keep an answer to a JSON schema or a grammar",
                 fix="llmrun models convert makes a GGUF of a llama file, for llama-cpp, which can",
             )
-        while self._notices:
-            yield Notice(text=self._notices.pop())
         answer = Answer(self._vocabulary, len(tokens), options, self.context_length)
         sampler = Sampler(self._numpy, tokens, options)
         answer.begin()
@@ -154,11 +151,3 @@ class CtransformersSession:
 
     def close(self) -> None:
         """The library frees the model when it is not used any more."""
-
-
-def _unheeded(plan: LoadPlan) -> Iterator[str]:
-    """Yield what was asked for and has no effect here."""
-    if plan.kv_type != "f16":
-        yield f"--kv-type {plan.kv_type} has no effect: ctransformers keeps 16 bits"
-    if plan.lookup == "on":
-        yield "--lookup has no effect: ctransformers cannot check several tokens at once"

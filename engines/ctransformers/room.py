@@ -17,8 +17,7 @@ from llmrun.models.ggml.types import GgmlShape
 
 __all__ = ["EvaluationRoom", "Growth"]
 
-_BUFFER_BYTES = 256 << 20
-_MARGIN_BYTES = 8 << 20
+_FIRST_POOL_BYTES = _SCRATCH_BYTES = 248 << 20  # 256 MiB, less a margin
 _MOST_TOKENS = 512
 _FALCON_TOKENS = 64  # its scratch buffers are those of the published models, and are not documented
 _FLOAT = 4
@@ -53,10 +52,14 @@ _KINDS = {
 
 
 class Growth(NamedTuple):
-    """Two evaluations that make the pool larger: one token at `position`, then `tokens` of them at the beginning."""
+    """Two evaluations that make the pool larger: one token at `position`, then `tokens` of them at the beginning.
+
+    `pool_bytes` is the least that the pool has then.
+    """
 
     position: int
     tokens: int
+    pool_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,11 @@ class EvaluationRoom:
         """Return how many tokens can be processed at once behind the first `position` ones; at least 1."""
         if self.model_type not in _KINDS:
             return _FALCON_TOKENS if self.model_type == "falcon" else _MOST_TOKENS
-        most = _MOST_TOKENS
-        while most > 1 and not self._fits(most, position + most):
+        # After a growth the library takes every token for as large as that one was, and would make more room for more.
+        growth = self.growth()
+        most = _MOST_TOKENS if growth is None else growth.tokens
+        pool_bytes = _FIRST_POOL_BYTES if growth is None else growth.pool_bytes
+        while most > 1 and not self._fits(most, position + most, pool_bytes):
             most = most * 3 // 4
         return most
 
@@ -88,7 +94,7 @@ class EvaluationRoom:
         if kind is None or not kind.scratch:
             return self.context_length
         most = self.context_length
-        while most > 1 and self._layer_bytes(kind, 1, most) > _BUFFER_BYTES - _MARGIN_BYTES:
+        while most > 1 and self._layer_bytes(kind, 1, most) > _SCRATCH_BYTES:
             most = most * 15 // 16
         return most
 
@@ -103,16 +109,14 @@ class EvaluationRoom:
         certain = kind.value_bytes * self.shape.layers * self.shape.width * position
         if not certain:
             return None
-        tokens = 1 - -self._pool_bytes(kind, 1, self.context_length) // certain
-        return Growth(position, min(tokens, self.context_length))
+        tokens = min(1 - -self._pool_bytes(kind, 1, self.context_length) // certain, self.context_length)
+        return Growth(position, tokens, tokens * certain)
 
-    def _fits(self, tokens: int, length: int) -> bool:
-        """Return whether an evaluation fits into the buffers as they are at first."""
+    def _fits(self, tokens: int, length: int, pool_bytes: int = _FIRST_POOL_BYTES) -> bool:
         kind = _KINDS[self.model_type]
-        limit = _BUFFER_BYTES - _MARGIN_BYTES
-        if kind.scratch and self._layer_bytes(kind, tokens, length) > limit:
+        if kind.scratch and self._layer_bytes(kind, tokens, length) > _SCRATCH_BYTES:
             return False
-        return self._pool_bytes(kind, tokens, length) <= limit
+        return self._pool_bytes(kind, tokens, length) <= pool_bytes
 
     def _layer_bytes(self, kind: _Kind, tokens: int, length: int) -> int:
         shape = self.shape
