@@ -1,4 +1,9 @@
-"""One answer, token by token: the prompt in pieces, then a token at a time, with a look at cancellation in between."""
+"""One answer, token by token: the prompt in pieces, then a token at a time, with a look at cancellation in between.
+
+What is multiplied with one row of numbers is rounded in another way than with many, so that in 16 bits a close call may
+come out differently for a prompt of which all but the last token is there already. A repeatable answer must not depend
+on that: it takes from before only whole pieces, which begin and end where they do when nothing is there.
+"""
 
 import importlib
 from collections.abc import Iterator, Sequence
@@ -47,6 +52,7 @@ class Sequencer:
         self._piece_tokens = piece_tokens
         self._name = name
         self._processed: list[int] = []
+        self._whole = 0  # so many of them were processed in whole pieces
 
     def write(
         self,
@@ -55,15 +61,25 @@ class Sequencer:
         answer: Answer,
         constraint: Constraint | None,
         cancel: Cancellation,
+        *,
+        repeatable: bool = False,
     ) -> Iterator[Event]:
         """Yield the text of an answer as it comes; `answer` knows its end.
+
+        Args:
+            prompt: Its tokens.
+            sampler: Chooses.
+            answer: What takes the tokens.
+            constraint: What may come next, or None.
+            cancel: Asked after each piece and each token.
+            repeatable: What was processed before must not change how this is.
 
         Raises:
             ModelFileError: The logits are not finite.
             NotEnoughMemoryError: The device has no room for the keys and values.
         """
         with self._torch.inference_mode():
-            logits = self._prefill(prompt, answer, cancel)
+            logits = self._prefill(prompt, answer, cancel, repeatable=repeatable)
             if logits is None:
                 return
             answer.prefilled()
@@ -93,21 +109,32 @@ class Sequencer:
             constraint.accept([token])
         return token, answer.describe(token, lambda _output: raw.cpu().numpy(), -1)
 
-    def _prefill(self, prompt: Sequence[int], answer: Answer, cancel: Cancellation) -> Any:
+    def _prefill(self, prompt: Sequence[int], answer: Answer, cancel: Cancellation, *, repeatable: bool) -> Any:
         """Process what is new of a prompt; None if it was cancelled."""
-        shared = _shared(self._processed, prompt)
-        self._decoder.rewind(min(shared, len(prompt) - 1))
+        shared = min(_shared(self._processed, prompt), len(prompt) - 1)
+        self._decoder.rewind(self._last_piece_end(min(shared, self._whole)) if repeatable else shared)
         begin = self._decoder.length
         del self._processed[begin:]
+        self._whole = self._last_piece_end(min(self._whole, begin))
         answer.cached_tokens = begin
-        logits, step = None, min(_FIRST_PIECE_TOKENS, self._piece_tokens)
+        logits = None
         while begin < len(prompt):
             if cancel.requested:
                 return None
-            logits = self._step(prompt[begin : begin + step])
-            begin += step
-            step = self._piece_tokens
+            end = self._piece_end(begin)
+            logits = self._step(prompt[begin:end])
+            begin = end
         return logits
+
+    def _piece_end(self, begin: int) -> int:
+        """Return where the piece ends that begins there: the first one is short, to see a request to cancel soon."""
+        first = min(_FIRST_PIECE_TOKENS, self._piece_tokens)
+        return first if begin < first else (begin // self._piece_tokens + 1) * self._piece_tokens
+
+    def _last_piece_end(self, tokens: int) -> int:
+        """Return the last end of a piece that is not behind so many tokens."""
+        first = min(_FIRST_PIECE_TOKENS, self._piece_tokens)
+        return max(tokens // self._piece_tokens * self._piece_tokens, first if tokens >= first else 0)
 
     def _step(self, tokens: Sequence[int]) -> Any:
         try:
@@ -120,12 +147,15 @@ class Sequencer:
                     f"pytorch ran out of memory: {text[:200]}", fix="a smaller --context-length"
                 ) from error
             raise
+        begin = len(self._processed)
         self._processed += tokens
+        if self._whole == begin and len(self._processed) == self._piece_end(begin):
+            self._whole = len(self._processed)
         return logits
 
     def _forget(self) -> None:
         self._decoder.rewind(0)
-        self._processed = []
+        self._processed, self._whole = [], 0
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:

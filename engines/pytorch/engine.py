@@ -93,7 +93,7 @@ class PytorchSession:
         answer = Answer(self._tokenizer, len(tokens), options, self._plan.context_length)
         sampler = Sampler(tokens, options, self._device)
         answer.begin()
-        yield from self._sequencer.write(tokens, sampler, answer, constraint, cancel)
+        yield from self._sequencer.write(tokens, sampler, answer, constraint, cancel, repeatable=options.repeatable)
         yield from answer.end()
 
     def _constraint(self, options: SamplingOptions) -> Constraint | None:

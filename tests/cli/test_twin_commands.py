@@ -145,7 +145,7 @@ def test_schemas_and_grammars(warm: Commands, tmp_path: Path) -> None:
 
 
 def test_the_beginning_of_a_prompt_is_processed_once(warm: Commands) -> None:
-    story = "Once upon a time there was a small town by the sea. " * 30
+    story = "Once upon a time there was a small town by the sea. " * 60
     first, second = (warm.document(story + end, "--temperature", "0", "--max-tokens", "1") for end in ("Why?", "Who?"))
     assert first["usage"]["prompt_tokens"] == second["usage"]["prompt_tokens"]
     assert second["usage"]["cached_tokens"] > 0.6 * second["usage"]["prompt_tokens"]

@@ -85,6 +85,42 @@ def test_only_what_is_new_is_processed(session: PytorchSession) -> None:
     assert done.stats.cached_tokens == 0
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("words", "cached"), [(1, 0), (60, 64), (300, 256)], ids=["short", "two pieces", "three pieces"]
+)
+def test_a_repeatable_answer_does_not_depend_on_what_came_before(
+    twin: Path, dtype: str, words: int, cached: int
+) -> None:
+    """To the last bit, even where all of the prompt is there already, or another part of it."""
+    torch: Any = import_module("torch")
+    plan = LoadPlan(engine=EngineName.PYTORCH, model_path=str(twin), context_length=2048, threads=2, dtype=dtype)
+    session = PytorchEngine().load(plan)
+    prompt = tokens_of(session, STORY + "word " * words)
+    sequencer = session._sequencer
+    assert sequencer is not None
+    seen: list[Any] = []
+    processed = sequencer._decoder.process
+
+    def note(tokens: Any) -> Any:
+        seen.append(processed(tokens))
+        return seen[-1].clone()
+
+    sequencer._decoder.process = note  # type: ignore[method-assign]
+    options = replace(GREEDY, max_tokens=1, repeatable=True)
+    ends = []
+    for before in ([], prompt, prompt[:-1], prompt[: len(prompt) // 2], [*prompt[:-1], 99, 100]):
+        sequencer._forget()
+        if before:
+            list(session.generate(before, replace(options, repeatable=False), Cancellation()))
+        seen.clear()
+        list(session.generate(prompt, options, Cancellation()))
+        ends.append(seen[-1])
+    assert list(session.generate(prompt, options, Cancellation()))[-1].stats.cached_tokens == cached  # type: ignore[union-attr]
+    session.close()
+    assert all(torch.equal(each, ends[0]) for each in ends)
+
+
 def test_a_prompt_in_pieces_gives_the_same(session: PytorchSession) -> None:
     text = STORY + "word " * 400
     whole, _ = write(session, text=text)
