@@ -20,6 +20,7 @@ from bench import Bench
 from pairs import HEADING, Row
 from peers import find_peers, find_xllamacpp
 from rows_command import measure_cold_start, measure_memory, measure_prefix_cache, measure_warm_start
+from rows_ctransformers import measure_ctransformers
 from rows_decode import measure_bandwidth_share, measure_batch, measure_contention, measure_lookup
 from rows_engine import measure_against_bench, measure_against_xllamacpp
 from rows_library import measure_against_library, measure_against_plain_build
@@ -47,6 +48,7 @@ _PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "startup": measure_startup,
     "pytorch": measure_pytorch,
     "vllm": measure_vllm,
+    "ctransformers": measure_ctransformers,
 }
 _NEEDS_PEERS = frozenset({"bench", "cold", "warm", "memory"})
 
