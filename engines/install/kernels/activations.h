@@ -1,4 +1,5 @@
-// Activations in 8 bits: each block of 32 numbers of a column becomes 32 signed bytes and a scale, x ≈ d·q.
+// Activations in 8 bits: each block of 32 numbers of a column becomes 32 signed bytes and a scale, x ≈ d·q. The bytes are
+// x · 127 / max |x|, rounded; d is then what fits them best (least squares), which is a little nearer than max |x| / 127.
 //
 // Columns are stored in tiles, block after block, so that the product of a tile reads its memory in order:
 //
@@ -28,10 +29,14 @@ template <class F> void quantize_column(uint8_t * tile, int64_t width, int64_t c
         const __m512 low = _mm512_loadu_ps(x);
         const __m512 high = _mm512_loadu_ps(x + 16);
         const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-        const float d = largest / 127.0f;
         const __m512 inverse = _mm512_set1_ps(largest > 1e-30f ? 127.0f / largest : 0.0f);
         const __m512i low_q = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
         const __m512i high_q = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+        const __m512 low_r = _mm512_cvtepi32_ps(low_q);
+        const __m512 high_r = _mm512_cvtepi32_ps(high_q);
+        const float squares = _mm512_reduce_add_ps(_mm512_fmadd_ps(high_r, high_r, _mm512_mul_ps(low_r, low_r)));
+        const float products = _mm512_reduce_add_ps(_mm512_fmadd_ps(high, high_r, _mm512_mul_ps(low, low_r)));
+        const float d = squares > 0.0f ? products / squares : largest / 127.0f;
         const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_q, high_q));
 
         auto * q = reinterpret_cast<__m128i *>(tile + column * BLOCK_WEIGHTS);
