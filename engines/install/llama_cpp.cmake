@@ -42,6 +42,15 @@ function(llmrun_bundle_openmp)
   endforeach()
 endfunction()
 
+# A function that finds the most likely tokens, for llmrun's adapter.
+set(LLMRUN_CANDIDATES "${CMAKE_CURRENT_LIST_DIR}/candidates/top_candidates.cpp")
+function(llmrun_add_candidates)
+  if(TARGET ggml-cpu)
+    target_sources(ggml-cpu PRIVATE "${LLMRUN_CANDIDATES}")
+  endif()
+endfunction()
+
+cmake_language(DEFER CALL llmrun_add_candidates)
 if(LLMRUN_KERNELS)
   include("${CMAKE_CURRENT_LIST_DIR}/kernels/kernels.cmake")
 endif()

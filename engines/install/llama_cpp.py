@@ -44,6 +44,7 @@ _PACKAGE = "llama-cpp-python"
 _SUBJECT = "llama-cpp"
 _CMAKE_FILE = Path(__file__).resolve().with_name("llama_cpp.cmake")
 _KERNELS_FOLDER = _CMAKE_FILE.with_name("kernels")
+_CANDIDATES_FOLDER = _CMAKE_FILE.with_name("candidates")
 _BUILD_BYTES = 2 << 30  # sources twice, objects and the wheel took 0.7 GB; with GPU kernels more
 _COMPILE_JOB_BYTES = 1 << 30  # the largest file took 0.7 GB with Clang 19
 _SHOWN_TAIL_LINES = 12
@@ -272,7 +273,8 @@ class LlamaCppInstallation:
         return max(1, min(by_quota, self.machine.memory.available_bytes // _COMPILE_JOB_BYTES))
 
     def _key(self, recipe: Recipe) -> str:
-        sources = [_CMAKE_FILE, *(sorted(_KERNELS_FOLDER.iterdir()) if recipe.kernels else ())]
+        folders = (_CANDIDATES_FOLDER, _KERNELS_FOLDER) if recipe.kernels else (_CANDIDATES_FOLDER,)
+        sources = [_CMAKE_FILE, *(file for folder in folders for file in sorted(folder.iterdir()))]
         return wheel_key(recipe, self.machine, LLAMA_CPP_VERSION, sources)
 
     def _staging(self, recipe: Recipe) -> Path:

@@ -4,9 +4,11 @@ Every path (one sequence, several at once, tokens guessed ahead) takes its chain
 the same in all of them.
 """
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
+from llmrun.engines.llama_cpp.candidates import find_candidates
 from llmrun.engines.llama_cpp.grammar import grammar_of, make_grammar_sampler
 from llmrun.engines.llama_cpp.vocabulary import Vocabulary
 from llmrun.engines.types import SamplingOptions
@@ -29,6 +31,8 @@ class Sampler:
     def __init__(self, api: Any, vocabulary: Vocabulary, prompt: Sequence[int], options: SamplingOptions) -> None:
         self._api = api
         self._chain = None
+        self._is_greedy = options.temperature == 0
+        self._candidates = find_candidates(api, vocabulary.size, options)
         grammar = grammar_of(options)
         first = [] if grammar is None else [make_grammar_sampler(api, vocabulary.pointer, grammar)]
         params = api.llama_sampler_chain_default_params()
@@ -39,7 +43,13 @@ class Sampler:
 
     def sample(self, context: Any, output: int) -> int:
         """Choose a token from the logits of one output of the last batch (-1: its last)."""
-        return int(self._api.llama_sampler_sample(self._chain, context, output))
+        if self._candidates is None:
+            return int(self._api.llama_sampler_sample(self._chain, context, output))
+        if self._is_greedy:
+            return self._candidates.best(context, output)
+        array = self._candidates.array(context, output)
+        self._api.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
 
     def close(self) -> None:
         """Free the chain."""
