@@ -69,6 +69,7 @@ def make_plan(
         remote_code=request.remote_code,
         model_type=request.model_type or (info.architecture if info.format is ModelFormat.GGML else None),
         parallel=request.parallel,
+        gpus=max(1, memory.gpus),
         family=info.family,
     )
     return plan, (*_notices(info, machine, request, memory), *unheeded)

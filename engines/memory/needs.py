@@ -32,7 +32,7 @@ __all__ = [
 _UNKNOWN_CONTEXT = 2048  # for a header that does not say: what the oldest families were trained for
 _USEFUL_CONTEXT = 8192  # what a long conversation or a long file takes
 _MOST_STEPS = 1 << 16  # of 256 tokens: 16 million
-_ONE_GPU = frozenset({EngineName.PYTORCH, EngineName.VLLM})
+_ONE_GPU = frozenset({EngineName.PYTORCH})
 """Engines that llmrun runs on one GPU: the one with the most free memory."""
 
 _Divide = Callable[[int], Division]
@@ -72,6 +72,8 @@ def plan_memory(
         gpu_support: Whether the engine's build can use a GPU; None when nobody knows, and then it is taken to.
     """
     pools = _find_pools(engine, machine, gpu_support)
+    if engine is EngineName.VLLM and pools.gpus > 1:
+        pools = _share_gpus(info, machine, request, pools)
     divide = _divider(engine, info, request, pools)
     largest = _search(lambda context: pools.hold(divide(context)))
     context_length = request.context_length
@@ -91,7 +93,25 @@ def plan_memory(
         fits=pools.hold(division),
         largest_context=largest,
         gpu_layers=division.gpu_layers,
+        gpus=pools.gpus if engine is EngineName.VLLM else min(pools.gpus, 1),
     )
+
+
+def _share_gpus(info: ModelInfo, machine: Machine, request: PlanRequest, pools: _Pools) -> _Pools:
+    """Return the fewest GPUs that hold the model and its context: vLLM gives each the same share of every layer.
+
+    Their number divides that of the heads, and is a power of two; each gets what the fullest of them has room for.
+    """
+    free_bytes = sorted((gpu.free_bytes or 0 for gpu in machine.gpus if _can_use(EngineName.VLLM, gpu)), reverse=True)
+    wanted = request.context_length or trained_context(info)
+    shared, count = pools, 1
+    while count <= len(free_bytes) and info.heads % count == 0:
+        room = count * free_bytes[count - 1]
+        shared = _Pools(main_bytes=pools.main_bytes, gpu_bytes=room, gpus=count, unified=False)
+        if shared.hold(_divider(EngineName.VLLM, info, request, shared)(wanted)):
+            break
+        count *= 2
+    return shared
 
 
 def _choose_context(trained: int, largest: int, request: PlanRequest, divide: _Divide) -> int:

@@ -99,6 +99,7 @@ class MemoryPlan:
         fits: Each part is within 90% of what is free for it.
         largest_context: The largest context that fits; 0 when none does.
         gpu_layers: Layers on the GPU; -1 for all.
+        gpus: GPUs that share every layer.
     """
 
     engine: EngineName
@@ -111,3 +112,4 @@ class MemoryPlan:
     fits: bool
     largest_context: int
     gpu_layers: int
+    gpus: int = 1

@@ -1,5 +1,7 @@
 """Memory estimates: the formulas on a model whose numbers are known."""
 
+from dataclasses import replace
+
 import pytest
 
 from llmrun.engines.memory.needs import MemoryPlan, estimate_kv_bytes, estimate_need, largest_context, plan_memory
@@ -199,7 +201,19 @@ def test_several_gpus_add_up_less_a_compute_buffer_each() -> None:
     assert two.gpu_bytes > one.gpu_bytes
 
 
-@pytest.mark.parametrize("engine", [EngineName.PYTORCH, EngineName.VLLM])
+@pytest.mark.parametrize(
+    ("weights_gib", "gpus"),
+    [pytest.param(10, 1, id="one holds it"), pytest.param(100, 2, id="two do"), pytest.param(200, 4, id="four do")],
+)
+def test_vllm_shares_a_model_between_as_few_gpus_as_hold_it(weights_gib: int, gpus: int) -> None:
+    info = replace(large(), heads=32, tensor_bytes=weights_gib * GIB, tensor_types=(("BF16", weights_gib * GIB),))
+    made = plan(machine(64 * GIB, *[gpu(80 * GIB, GpuVendor.NVIDIA)] * 4), info, EngineName.VLLM)
+    assert (made.gpus, made.fits) == (gpus, True)
+    odd = plan(machine(64 * GIB, *[gpu(80 * GIB, GpuVendor.NVIDIA)] * 4), replace(info, heads=3), EngineName.VLLM)
+    assert odd.gpus == 1
+
+
+@pytest.mark.parametrize("engine", [EngineName.PYTORCH])
 def test_engines_that_use_one_gpu_take_the_freest(engine: EngineName) -> None:
     assert plan(machine(64 * GIB, gpu(6 * GIB), gpu(20 * GIB)), large(), engine).gpu_free_bytes == 20 * GIB
 
