@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fake_servers
 import legacy_models as legacy
 import pytest
 import trained_models as trained
@@ -287,3 +288,46 @@ def test_the_model_stays_loaded(llmrun: Run, model: Path) -> None:
         assert document["usage"]["cached_tokens"] == document["usage"]["prompt_tokens"] - 1
     finally:
         llmrun("stop", "--all")
+
+
+def test_which_backend_names_the_way_out(llmrun: Run, tmp_path: Path) -> None:
+    path = tmp_path / "vicuna-7b-v1.3.ggmlv3.q8_0.bin"
+    path.write_bytes(legacy.write(legacy.ALL["llama-ggjt-3-q8_0"]))
+    document = json.loads(llmrun("which-backend", path, "--json").text)
+    assert (document["chosen"], document["architecture_source"]) == ("ctransformers", "header")
+    reasons = {verdict["engine"]: verdict["reasons"][0] for verdict in document["verdicts"] if verdict["reasons"]}
+    assert reasons["llama-cpp"]["detail"] == "reads GGUF only, since August 2023"
+    assert reasons["llama-cpp"]["fix"] == "llmrun models convert FILE"
+    (suggestion,) = document["suggestions"]
+    assert suggestion["command"] == f"llmrun models convert {path}"
+    assert "measured for Q8_0: prompts " in suggestion["text"]
+    shown = llmrun("which-backend", path).text
+    assert "model type: llama (told by: header)" in shown
+    assert "fix: llmrun models convert FILE" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("llama-2-chat:7b-ggml-q4_0", "llmrun run llama-2-chat:7b-q4_0"),
+        ("vicuna-v1.3:7b-ggml-q4_0", "llmrun models pull vicuna-v1.3:7b-q4_0, and then llmrun models convert FILE"),
+        ("gpt-2", None),
+    ],
+)
+def test_which_backend_before_a_download(llmrun: Run, name: str, command: str | None) -> None:
+    """A GGUF of the same model is taken where the catalogue has one; only llamas can be converted."""
+    document = json.loads(llmrun("which-backend", name, "--json").text)
+    assert document["chosen"] == "ctransformers"
+    assert [suggestion["command"] for suggestion in document["suggestions"]] == ([command] if command else [])
+
+
+def test_a_catalogue_name_is_fetched_and_the_catalogue_tells_its_type(llmrun: Run, environment: dict[str, str]) -> None:
+    with fake_servers.FakeHub() as hub:
+        environment["HF_ENDPOINT"] = hub.url
+        hub.add("marella/gpt-2-ggml", "ggml-model.bin", trained.legacy_gpt2())
+        result = llmrun("run", "gpt-2", QUESTION, *GREEDY, "--json")
+    assert result.code == 0, result.errors
+    document = json.loads(result.text)
+    assert document["text"] == trained.ANSWER
+    assert document["model"]["path"].endswith("ggml-model.bin")
+    assert (document["model"]["architecture"], document["model"]["architecture_source"]) == ("gpt2", "catalogue")

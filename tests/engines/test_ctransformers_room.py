@@ -11,6 +11,7 @@ from llmrun.engines.ctransformers.library import choose_build
 from llmrun.engines.ctransformers.limits import heed
 from llmrun.engines.ctransformers.room import EvaluationRoom
 from llmrun.engines.ctransformers.threads import ComputeThreads
+from llmrun.engines.memory.ctransformers import divide
 from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.hardware.machine import probe_machine
@@ -140,3 +141,11 @@ def test_a_context_that_the_file_fixes(tmp_path: Path, name: str, asked: int, ex
     path.write_bytes(legacy.write(legacy.ALL[name]))
     request, said = heed(read_ggml_info(path), probe_machine(), PlanRequest(context_length=asked))
     assert (request.context_length, len(said)) == (expected, notices)
+
+
+@pytest.mark.parametrize(("name", "element_bytes"), [("gpt2", 4), ("starcoder", 4), ("gptj", 2), ("mpt", 2)])
+def test_the_cache_of_some_types_has_32_bits(tmp_path: Path, name: str, element_bytes: int) -> None:
+    path = tmp_path / "m.bin"
+    path.write_bytes(legacy.write(legacy.ALL[name]))
+    need = divide(read_ggml_info(path), 256).need
+    assert need.kv_bytes == 2 * legacy.LAYERS * 256 * legacy.WIDTH * element_bytes

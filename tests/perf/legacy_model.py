@@ -22,7 +22,6 @@ _LAYERS, _WIDTH, _HEADS, _CONTEXT = 12, 768, 12, 1024
 _LLAMA_VOCABULARY, _GPT2_VOCABULARY = 32_000, 50_257
 _F32, _Q4_0 = 0, 2
 _GPT2_Q4_0 = 2002  # the file type, with the version of the blocks
-_FIRST_BYTE = 3
 _PIECE_ROWS = 256
 
 
@@ -50,8 +49,8 @@ def _llama() -> bytes:
 def _llama_tensors(shape: LlamaShape) -> Iterator[GgmlTensor]:
     noise = np.random.default_rng(0)
     inner = shape.feed_forward_length
-    for name in ("tok_embeddings", "output"):
-        yield _matrix(f"{name}.weight", _WIDTH, _LLAMA_VOCABULARY, noise)
+    yield _matrix("tok_embeddings.weight", _WIDTH, _LLAMA_VOCABULARY, noise)
+    yield _matrix("output.weight", _WIDTH, _LLAMA_VOCABULARY, noise, silent_rows=2 * _PIECE_ROWS)
     yield _vector("norm.weight", _WIDTH, 1.0)
     for layer in range(_LAYERS):
         for name in ("attention_norm", "ffn_norm"):
@@ -70,7 +69,7 @@ def _gpt2() -> bytes:
 
 def _gpt2_tensors() -> Iterator[GgmlTensor]:
     noise = np.random.default_rng(0)
-    yield _matrix("model/wte", _WIDTH, _GPT2_VOCABULARY, noise)
+    yield _matrix("model/wte", _WIDTH, _GPT2_VOCABULARY, noise, silent_rows=2 * _PIECE_ROWS)
     places = noise.standard_normal((_CONTEXT, _WIDTH), dtype=np.float32) * 0.02
     yield GgmlTensor(name="model/wpe", type_number=_F32, shape=(_WIDTH, _CONTEXT), data=places.tobytes())
     yield _vector("model/ln_f/g", _WIDTH, 1.0)
@@ -101,11 +100,15 @@ def _vector(name: str, length: int, value: float) -> GgmlTensor:
     return GgmlTensor(name=name, type_number=_F32, shape=(length,), data=data)
 
 
-def _matrix(name: str, columns: int, rows: int, noise: np.random.Generator) -> GgmlTensor:
-    """Return random weights of a real model's size: a piece of them, repeated and shifted."""
+def _matrix(name: str, columns: int, rows: int, noise: np.random.Generator, silent_rows: int = 0) -> GgmlTensor:
+    """Return random weights of a real model's size: a piece of them, repeated.
+
+    The first `silent_rows` are zero: tokens that are single bytes are not chosen, so that all text is whole.
+    """
     piece = noise.standard_normal((_PIECE_ROWS, columns), dtype=np.float32) * 0.02
     blocks = gguf.quants.quantize(piece, gguf.GGMLQuantizationType.Q4_0)
     data = np.tile(blocks, (-(-rows // _PIECE_ROWS), 1))[:rows]
+    data[:silent_rows] = 0
     return GgmlTensor(name=name, type_number=_Q4_0, shape=(columns, rows), data=data.tobytes())
 
 
