@@ -181,7 +181,8 @@ def test_a_memory_that_fails_to_go_back_costs_time_and_no_answer(
     real_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = load(real_model, lookup="off")
-    expected = ask(session, PROMPTS[5], options())
+    prompt = PROMPTS[7]  # with no close call in its answer: a text that is processed again is rounded otherwise
+    expected = ask(session, prompt, options())
     session.close()
     session = eager(load(real_model, lookup="on"))
     refused = []
@@ -191,7 +192,7 @@ def test_a_memory_that_fails_to_go_back_costs_time_and_no_answer(
         return False
 
     monkeypatch.setattr(llama_cpp_context, "cut_sequence", refuse)
-    answer = ask(session, PROMPTS[5], options())
+    answer = ask(session, prompt, options())
     monkeypatch.undo()
     session.close()
     assert len(refused) == 1
