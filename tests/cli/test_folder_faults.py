@@ -65,12 +65,16 @@ def write_an_error_page(folder: Path) -> None:
         pytest.param(write_an_error_page, 4, "web page", id="03 an error page for a shard"),
     ],
 )
-@pytest.mark.parametrize("command", ["which-backend", "run"])
+@pytest.mark.parametrize(
+    "command",
+    [["which-backend"], ["run"], ["run", "--engine", "pytorch"], ["run", "--engine", "vllm"]],
+    ids=["which-backend", "run", "pytorch", "vllm"],
+)
 def test_broken_folder(
-    llmrun: Callable[..., Any], folder: Path, command: str, damage: Callable[[Path], None], code: int, said: str
+    llmrun: Callable[..., Any], folder: Path, command: list[str], damage: Callable[[Path], None], code: int, said: str
 ) -> None:
     damage(folder)
-    result = llmrun(command, folder, *(["hi"] if command == "run" else []))
+    result = llmrun(*command, folder, *(["hi"] if command[0] == "run" else []))
     assert result.code == code, result.errors
     assert result.stdout == b""
     lines = result.errors.splitlines()
@@ -88,6 +92,25 @@ def test_an_unknown_architecture(llmrun: Callable[..., Any], folder: Path, bring
     result = llmrun("which-backend", folder)
     assert result.code == 6
     assert reason in " ".join(result.text.split())
+
+
+@pytest.mark.parametrize(("engine", "code"), [("pytorch", 9), ("vllm", 6)])
+@pytest.mark.pytorch
+@pytest.mark.vllm
+def test_faults_26_code_of_the_models_own_is_not_run(
+    llmrun: Callable[..., Any], folder: Path, engine: str, code: int
+) -> None:
+    trap = folder.parent / "it-ran"
+    (folder / "modeling.py").write_text(f"open({str(trap)!r}, 'w')")
+    edit(
+        folder / "config.json",
+        lambda config: config.update(
+            architectures=["HomemadeForCausalLM"], auto_map={"AutoModelForCausalLM": "modeling.Model"}
+        ),
+    )
+    result = llmrun("run", folder, "hi", "--engine", engine)
+    assert result.code == code, result.errors
+    assert not trap.exists()
 
 
 def test_show_reads_the_headers(llmrun: Callable[..., Any], folder: Path) -> None:
