@@ -101,7 +101,7 @@ _PREFILL_RATES = {
     "TQ2_0": 103e9,
 }
 # The same of llmrun's kernels, on the same processor and models.
-_OWN_DECODE_RATES = {"Q4_0": 70 * _GB, "Q4_1": 70 * _GB, "Q5_0": 48 * _GB, "Q5_1": 48 * _GB, "Q8_0": 90 * _GB}
+_OWN_DECODE_RATES = {"Q4_0": 70 * _GB, "Q4_1": 55 * _GB, "Q5_0": 48 * _GB, "Q5_1": 48 * _GB, "Q8_0": 90 * _GB}
 _OWN_PREFILL_RATES = {"Q4_0": 250e9, "Q4_1": 240e9, "Q5_0": 250e9, "Q5_1": 230e9, "Q8_0": 250e9}
 _UNPACKED_RATE = 11 * _GB  # a dot product that unpacks small blocks: Q4_1, Q5_0 and Q5_1 measured alike
 _TABLE_RATE = 3.9 * _GB  # types that look their weights up in large tables (IQ1, IQ2, IQ3); measured with IQ3_S

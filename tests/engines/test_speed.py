@@ -187,6 +187,27 @@ def test_more_cores_are_faster_where_the_kernel_is_slow() -> None:
 VNNI = ("avx", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512_vnni")
 
 
+@pytest.mark.parametrize(
+    ("type_name", "size_mib", "measured", "measured_prefill"),
+    [
+        pytest.param("Q4_0", 157.5, 156, 440, id="Q4_0"),
+        pytest.param("Q4_1", 175.3, 138, 406, id="Q4_1"),
+        pytest.param("Q5_0", 193.0, 131, 433, id="Q5_0"),
+        pytest.param("Q5_1", 210.8, 116, 402, id="Q5_1"),
+        pytest.param("Q8_0", 299.6, 90, 452, id="Q8_0"),
+    ],
+)
+def test_what_was_measured_with_kernels_of_our_own_on_one_core(
+    type_name: str, size_mib: float, measured: float, measured_prefill: float
+) -> None:
+    zen4 = dataclasses.replace(cpu(*VNNI), affinity=1)
+    machine = load(AMX, cpu=zen4, memory_bandwidth_bytes_per_second=31.7e9)
+    shape = {"parameters": 294_000_000, "embedding_length": 1024, "vocabulary_size": 4096}
+    answer = forecast(model((type_name, size_mib), **shape), machine)
+    assert answer.decode_tokens_per_second == pytest.approx(measured, rel=0.1)
+    assert answer.prefill_tokens_per_second == pytest.approx(measured_prefill, rel=0.1)
+
+
 def test_kernels_of_our_own_are_for_avx512_vnni() -> None:
     assert own_kernels(cpu(*VNNI)) == {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
     assert own_kernels(cpu(*VNNI[:-1])) == NO_KERNELS
