@@ -6,6 +6,8 @@ first. A command that turns out not to need it closes it, and it ends by itself 
 Where a warm worker waits that was loaded under the same name (`engines/warm`), the command most likely finds its
 model in it. Then what it waits for is the process that renders the chat template, and that is started instead. To look
 into the folder of the warm workers takes a tenth of a millisecond.
+
+A model that is on this disk is loaded at once (`engines/preload`).
 """
 
 from typing import TYPE_CHECKING
@@ -34,8 +36,14 @@ def start(arguments: list[str]) -> None:
     from llmrun.engines.types import EngineName
 
     engine = _asked_for(arguments) or _likely_engine(arguments[1])
-    if engine in EngineName.__members__.values():
-        _started.append(WorkerClient(EngineName(engine)))
+    if engine not in EngineName.__members__.values():
+        return
+    worker = WorkerClient(EngineName(engine))
+    _started.append(worker)
+    if worker.engine is EngineName.LLAMA_CPP and "--dry-run" not in arguments:
+        from llmrun.engines.preload import preload
+
+        preload(worker, arguments[1])
 
 
 def _asked_for(arguments: list[str]) -> str | None:

@@ -78,6 +78,10 @@ class WorkerClient:
         self._loaded = context_length
         self.phases["attach"] = seconds
 
+    def preload(self, path: str) -> None:
+        """Have the weights of a GGUF file read that `load` will most likely be asked for."""
+        self._send({"request": "preload", "path": path})
+
     def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> int:
         """Load a model and return the context length that the engine set up.
 

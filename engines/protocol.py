@@ -5,13 +5,22 @@ An adapter imports its native package inside `load`, never at module level: only
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.types import EngineName, Event, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import LlmrunError, PromptTooLongError, UsageError
 
-__all__ = ["BatchEvent", "BatchRequest", "Engine", "Failure", "Session", "check_prompt", "generate_one_by_one"]
+__all__ = [
+    "BatchEvent",
+    "BatchRequest",
+    "Engine",
+    "Failure",
+    "Preloading",
+    "Session",
+    "check_prompt",
+    "generate_one_by_one",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +83,18 @@ class Engine(Protocol):
         Raises:
             ModelFileError: The library refused the file; the message carries its own words.
             NotEnoughMemoryError: The library could not allocate what the plan needs.
+        """
+
+
+@runtime_checkable
+class Preloading(Protocol):
+    """An engine that can read weights before it is known how they are to be used."""
+
+    def preload(self, path: str, progress: Callable[[float], None]) -> None:
+        """Load the weights for a plan that wants nothing special; `load` takes them if its plan is such a one.
+
+        Raises:
+            LlmrunError: They cannot be loaded; `load` will say so too.
         """
 
 

@@ -2,8 +2,8 @@
 
 No pickle: the worker runs native code on files from strangers, so nothing it sends may be more than data.
 
-Requests: `load` (plan), `tokenize` (segments), `generate` (segments, options), `generate_many` (parallel, requests: id,
-segments, options of each), `cancel`, `keep` (seconds, target).
+Requests: `preload` (path), `load` (plan), `tokenize` (segments), `generate` (segments, options), `generate_many`
+(parallel, requests: id, segments, options of each), `cancel`, `keep` (seconds, target).
 Answers: `ready` (when the process ran and the engine was imported, on the system's monotonic clock), `loading`
 (fraction), `loaded` (context_length, seconds), `tokens` (ids), `prompt` (token count), `delta`, `notice`, `done`,
 `kept`, `error` (class, message, fix). To `generate_many`: `delta`, `notice`, `done` and `failed` (class, message, fix),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmrun.engines import wire
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.protocol import BatchRequest, Engine, Failure, Session, check_prompt
+from llmrun.engines.protocol import BatchRequest, Engine, Failure, Preloading, Session, check_prompt
 from llmrun.engines.shared_memory import remove_openmp_mark
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError, UsageError
@@ -85,6 +85,7 @@ class _Worker:
         self._session: Session | None = None
         self._plan: LoadPlan | None = None
         self._server: WarmServer | None = None
+        self._preload_seconds = 0.0
 
     def read_parent(self, requests: BinaryIO) -> None:
         """Queue the parent's requests; when it is gone, go too, unless this worker is kept."""
@@ -118,6 +119,7 @@ class _Worker:
     def serve(self) -> None:
         """Answer one request after another. An error ends the request, a bug ends the process."""
         handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "preload": self._preload,
             "load": self._load,
             "tokenize": self._tokenize,
             "generate": self._generate,
@@ -148,25 +150,38 @@ class _Worker:
         self._engine = make_engine(self._name)
         self._send({"event": "ready", "entered": self._entered, "imported": time.monotonic()})
 
+    def _preload(self, message: dict[str, Any]) -> None:
+        """Load what the next plan will most likely want; if that fails, `_load` says why."""
+        if isinstance(self._engine, Preloading):
+            began = time.monotonic()
+            with contextlib.suppress(LlmrunError):
+                self._engine.preload(message["path"], self._progress())
+            self._preload_seconds = time.monotonic() - began
+
     def _load(self, message: dict[str, Any]) -> None:
         plan = wire.decode_plan(message)
         if self._engine is None:
             return  # _start has reported why
-        began = last_report = time.monotonic()
+        began = time.monotonic()
+        self._session = self._engine.load(plan, self._progress())
+        self._plan = plan
+        gc.freeze()  # what was imported and loaded stays
+        gc.enable()
+        seconds = self._preload_seconds + time.monotonic() - began
+        self._send({"event": "loaded", "context_length": self._session.context_length, "seconds": seconds})
 
-        def progress(fraction: float) -> None:
+    def _progress(self) -> Callable[[float], None]:
+        """Return what tells the command how much has been read, now and then."""
+        last_report = time.monotonic()
+
+        def report(fraction: float) -> None:
             nonlocal last_report
             now = time.monotonic()
             if now - last_report >= _REPORT_SECONDS:
                 last_report = now
                 self._send({"event": "loading", "fraction": fraction})
 
-        self._session = self._engine.load(plan, progress)
-        self._plan = plan
-        gc.freeze()  # what was imported and loaded stays
-        gc.enable()
-        seconds = time.monotonic() - began
-        self._send({"event": "loaded", "context_length": self._session.context_length, "seconds": seconds})
+        return report
 
     def _tokenize(self, message: dict[str, Any]) -> None:
         segments, _ = wire.decode_request(message)

@@ -40,10 +40,18 @@ class LlamaCppEngine:
 
     def __init__(self) -> None:
         self._native = load_native()
+        self._preloaded: tuple[str, Any] | None = None  # path and model
+
+    def preload(self, path: str, progress: Callable[[float], None]) -> None:
+        """Read the weights for a processor; how many layers a GPU is to have, only a plan can say."""
+        if self._preloaded is None and not self._native.api.llama_supports_gpu_offload():
+            self._preloaded = path, self._load_model(path, progress)
 
     def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> "LlamaCppSession":
         """Load a GGUF file; `progress` gets the share of the weights that has been read."""
-        model = self._load_model(plan, plan.model_path, progress)
+        model = self._take_preloaded(plan) or self._load_model(
+            plan.model_path, progress, gpu_layers=plan.gpu_layers, vocabulary_only=plan.vocabulary_only
+        )
         draft = None
         try:
             if plan.draft_path is not None and not plan.vocabulary_only:
@@ -53,7 +61,19 @@ class LlamaCppEngine:
             raise
         return LlamaCppSession(self._native, model, plan, draft)
 
-    def _load_model(self, plan: LoadPlan, path: str, progress: Callable[[float], None]) -> Any:
+    def _take_preloaded(self, plan: LoadPlan) -> Any:
+        """Return the model that was read before its plan was known, or None if the plan wants something else."""
+        if self._preloaded is None:
+            return None
+        (path, model), self._preloaded = self._preloaded, None
+        if path == plan.model_path and not plan.gpu_layers and not plan.vocabulary_only:
+            return model
+        self._native.api.llama_model_free(model)
+        return None
+
+    def _load_model(
+        self, path: str, progress: Callable[[float], None], *, gpu_layers: int = 0, vocabulary_only: bool = False
+    ) -> Any:
         native, api = self._native, self._native.api
 
         def report(fraction: float, _data: object) -> bool:
@@ -61,8 +81,8 @@ class LlamaCppEngine:
             return True
 
         params = api.llama_model_default_params()
-        params.n_gpu_layers = plan.gpu_layers
-        params.vocab_only = plan.vocabulary_only
+        params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocabulary_only
         params.progress_callback = callback = api.llama_progress_callback(report)
         native.errors.clear()
         model = api.llama_model_load_from_file(path.encode(), params)
@@ -80,7 +100,7 @@ class LlamaCppEngine:
     def _load_draft(self, plan: LoadPlan, model: Any) -> "DraftModel":
         from llmrun.engines.llama_cpp.draft import DraftModel, check_same_vocabulary
 
-        draft = self._load_model(plan, plan.draft_path or "", lambda _fraction: None)
+        draft = self._load_model(plan.draft_path or "", lambda _fraction: None, gpu_layers=plan.gpu_layers)
         try:
             check_same_vocabulary(self._native.api, model, draft, plan)
         except BaseException:
