@@ -1,5 +1,6 @@
 """The vllm engine against `LLM.generate` on the same folder: many prompts at once, and a single stream."""
 
+import contextlib
 import itertools
 import sys
 import time
@@ -38,8 +39,9 @@ def measure_vllm(bench: Bench) -> Iterator[Row]:
             )
             name = f"vllm, decode of {_DECODED} tokens, one prompt: llmrun's worker / `LLM.generate`"
             yield compare(name, "tokens/s", taken, "0.95x")
-        library.ask("quit")  # it has processes of its own, which a signal to it alone would leave behind
     finally:
+        with contextlib.suppress(SystemExit, OSError):
+            library.ask("quit")  # it has processes of its own, which a signal to it alone would leave behind
         library.close()
 
 
