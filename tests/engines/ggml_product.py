@@ -1,4 +1,4 @@
-"""One matrix product by the installed llama.cpp library, with the weights in any of its CPU buffer types.
+"""One matrix product or one attention by the installed llama.cpp library, with weights in any of its buffer types.
 
 Nothing of llama.cpp's model code is in between, so shapes and types can be chosen freely.
 """
@@ -13,7 +13,7 @@ import numpy as np
 __all__ = ["PLAIN", "Library"]
 
 PLAIN = "CPU"
-_F32 = 0
+_F32, _F16 = 0, 1
 _GRAPH_BYTES = 1 << 20
 _Pointer = ctypes.c_void_p
 
@@ -81,11 +81,43 @@ class Library:
         ]
         self._set(matrix, weights)
         self._set(columns, np.ascontiguousarray(activations, dtype=np.float32).tobytes())
+        return self._compute(context, product, buffers, (*activations.shape[:-1], shape[0]))
+
+    def attend(self, queries: Any, keys: Any, values: Any, mask: Any, *, bias: float = 0.0, cap: float = 0.0) -> Any:
+        """Return attention as (sequences, tokens, heads, length).
+
+        Args:
+            queries: (sequences, heads, tokens, length), 32-bit floats.
+            keys: (sequences, cells, kv_heads, length), 16-bit floats, as in a cache.
+            values: Likewise.
+            mask: (sequences, tokens, cells), 16-bit floats that are added to the scores, or None.
+            bias: The largest bias by position (ALiBi); 0 for none.
+            cap: The cap of the scores; 0 for none.
+        """
+        context = self._new_context()
+        arrays = [queries, keys, values, *([] if mask is None else [mask[:, None]])]
+        kinds = (_F32, _F16, _F16, _F16)
+        tensors = [self._tensor(context, kind, array.shape) for kind, array in zip(kinds, arrays, strict=False)]
+        buffers = [self._place(self.buffer_types[PLAIN], tensor) for tensor in tensors]
+        for tensor, array in zip(tensors, arrays, strict=True):
+            self._set(tensor, np.ascontiguousarray(array).tobytes())
+        permute = self._function(self._base, "ggml_permute", _Pointer, _Pointer, *(ctypes.c_int,) * 4)
+        keys_by_head, values_by_head = (permute(context, tensor, 0, 2, 1, 3) for tensor in tensors[1:3])
+        attend = self._function(self._base, "ggml_flash_attn_ext", *(_Pointer,) * 5, *(ctypes.c_float,) * 3)
+        scale = queries.shape[-1] ** -0.5
+        mask_tensor = None if mask is None else tensors[3]
+        product = attend(context, tensors[0], keys_by_head, values_by_head, mask_tensor, scale, bias, cap)
+        buffers.append(self._place(self.buffer_types[PLAIN], product))
+        sequences, heads, tokens, _ = queries.shape
+        return self._compute(context, product, buffers, (sequences, tokens, heads, values.shape[-1]))
+
+    def _compute(self, context: int, product: int, buffers: list[int], shape: tuple[int, ...]) -> Any:
+        """Run the graph of a result, return it, and free everything."""
         graph = self._call("ggml_new_graph", context)
         self._call("ggml_build_forward_expand", graph, product, returns=None)
         status = self._call("ggml_backend_graph_compute", self._backend, graph, returns=ctypes.c_int)
         assert status == 0
-        result = np.empty((*activations.shape[:-1], shape[0]), dtype=np.float32)
+        result = np.empty(shape, dtype=np.float32)
         target = result.ctypes.data_as(ctypes.c_void_p)
         self._function(
             *(self._base, "ggml_backend_tensor_get", _Pointer, _Pointer, ctypes.c_size_t, ctypes.c_size_t), returns=None
@@ -95,10 +127,13 @@ class Library:
         self._call("ggml_free", context, returns=None)
         return result
 
+    def _new_context(self) -> int:
+        init = self._function(self._base, "ggml_init", _InitParams)
+        return int(init(_InitParams(mem_size=_GRAPH_BYTES, mem_buffer=None, no_alloc=True)))
+
     def _graph(self, kind: int, shape: tuple[int, ...], columns: tuple[int, ...]) -> tuple[int, int, int, int]:
         """Return a context, and in it the tensors of weights, product and activations."""
-        init = self._function(self._base, "ggml_init", _InitParams)
-        context = init(_InitParams(mem_size=_GRAPH_BYTES, mem_buffer=None, no_alloc=True))
+        context = self._new_context()
         matrix = self._tensor(context, kind, shape)
         activations = self._tensor(context, _F32, columns)
         return context, matrix, self._call("ggml_mul_mat", context, matrix, activations), activations

@@ -49,7 +49,7 @@ def random_weights(name: str, rows: int, weights: int, seed: int = 0) -> bytes:
     factors = random.uniform(0.005, 0.02, (count, scales)).astype(np.float16)
     factors[:, 1:] *= np.float16(-8)
     quants = random.integers(0, 256, (count, other), dtype=np.uint8)
-    return np.concatenate([factors.view(np.uint8), quants], axis=1).tobytes()
+    return bytes(np.concatenate([factors.view(np.uint8), quants], axis=1))
 
 
 def unpack(name: str, matrix: bytes, rows: int) -> Any:
@@ -126,7 +126,7 @@ def test_activations_of_every_size(library: Library, name: str) -> None:
 def test_what_is_no_number_stays_so(library: Library, name: str) -> None:
     kind, rows, weights = FORMATS[name][0], 32, 64
     matrix = random_weights(name, rows, weights)
-    activations = np.ones((2, weights), dtype=np.float32)
+    activations: Any = np.ones((2, weights), dtype=np.float32)
     activations[1] = np.nan
     found = library.multiply(PACKED, kind, matrix, (rows, weights), activations)
     assert np.isfinite(found[0]).all()
@@ -140,6 +140,98 @@ def test_what_has_no_kernel_is_left_to_llama_cpp(library: Library) -> None:
         assert not library.supports(PACKED, kind, (2, 16, 256)), name  # three dimensions
     for name, kind in OTHERS.items():
         assert not library.supports(PACKED, kind, (16, 256)), name
+
+
+def attention_case(
+    sequences: int, tokens: int, heads: int, kv_heads: int, cells: int, length: int
+) -> tuple[Any, Any, Any, Any]:
+    """Return queries, keys, values and a causal mask; the last token sees all cells but three."""
+    random = np.random.default_rng(5)
+    queries = random.normal(size=(sequences, heads, tokens, length)).astype(np.float32)
+    keys, values = random.normal(size=(2, sequences, cells, kv_heads, length)).astype(np.float16)
+    last: Any = np.arange(cells - tokens, cells) - 3
+    hidden = np.arange(cells)[None, :] > np.maximum(last, 0)[:, None]
+    mask = np.where(hidden, -np.inf, 0.0).astype(np.float16)
+    return queries, keys, values, np.broadcast_to(mask, (sequences, tokens, cells))
+
+
+def exact_attention(queries: Any, keys: Any, values: Any, mask: Any) -> Any:
+    shared = queries.shape[1] // keys.shape[2]
+    k, v = (np.repeat(array.astype(np.float64), shared, axis=2) for array in (keys, values))
+    scores = np.einsum("shtd,schd->shtc", queries.astype(np.float64), k) / queries.shape[-1] ** 0.5
+    scores += 0 if mask is None else mask[:, None].astype(np.float64)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("shtc,schd->sthd", weights, v)
+
+
+ATTENTIONS = [
+    pytest.param(1, 1, 9, 3, 256, 64, id="one token"),
+    pytest.param(1, 1, 8, 8, 1100, 128, id="one token, a long cache, heads of their own"),
+    pytest.param(1, 5, 9, 3, 700, 64, id="a few tokens"),
+    pytest.param(1, 100, 6, 2, 300, 80, id="a prompt, heads of 80"),
+    pytest.param(2, 3, 4, 1, 77, 32, id="two sequences, cells that fill no tile"),
+    pytest.param(1, 70, 4, 4, 512, 256, id="heads of 256"),
+    pytest.param(1, 2, 2, 2, 4, 16, id="the least"),
+]
+
+
+@pytest.mark.parametrize(("sequences", "tokens", "heads", "kv_heads", "cells", "length"), ATTENTIONS)
+@pytest.mark.parametrize("masked", [True, False], ids=["mask", "no mask"])
+def test_attention_is_exact(
+    library: Library, sequences: int, tokens: int, heads: int, kv_heads: int, cells: int, length: int, masked: bool
+) -> None:
+    queries, keys, values, mask = attention_case(sequences, tokens, heads, kv_heads, cells, length)
+    mask = mask if masked else None
+    expected = exact_attention(queries, keys, values, mask)
+    for threads in (1, 2, 5):
+        library.set_threads(threads)
+        assert np.abs(library.attend(queries, keys, values, mask) - expected).max() < 2e-6
+
+
+@pytest.mark.parametrize("cells", [256, 1280])
+def test_a_token_attends_the_same_whatever_else_is_computed(library: Library, cells: int) -> None:
+    queries, keys, values, mask = attention_case(1, 90, 6, 2, cells, 64)
+    library.set_threads(1)
+    together = library.attend(queries, keys, values, mask)
+    for threads in (1, 2, 3):
+        library.set_threads(threads)
+        for first, last in ((0, 1), (17, 18), (40, 45), (60, 90), (89, 90)):
+            part = library.attend(queries[:, :, first:last], keys, values, mask[:, first:last])
+            assert np.array_equal(part, together[:, first:last]), (threads, first, last)
+        padded: Any = np.zeros((1, 256, 2, 64), dtype=np.float16)
+        hidden: Any = np.full((1, 90, 256), -np.inf, dtype=np.float16)
+        longer = [np.concatenate([cache, padded], axis=1) for cache in (keys, values)]
+        assert np.array_equal(library.attend(queries, *longer, np.concatenate([mask, hidden], axis=2)), together)
+
+
+def test_a_token_that_sees_nothing_gets_zeros(library: Library) -> None:
+    queries, keys, values, mask = attention_case(1, 4, 3, 1, 256, 64)
+    mask = mask.copy()
+    mask[0, 2] = -np.inf
+    found = library.attend(queries, keys, values, mask)
+    assert not found[0, 2].any()
+    assert (
+        np.abs(found - exact_attention(queries, keys, values, np.where(np.isinf(mask), -1e4, mask)))[0, [0, 1, 3]].max()
+        < 2e-6
+    )
+
+
+def test_attention_of_what_is_no_number_stays_so(library: Library) -> None:
+    queries, keys, values, mask = attention_case(1, 2, 3, 3, 256, 64)
+    queries[0, 1, 1] = np.nan
+    found = library.attend(queries, keys, values, mask)
+    assert np.isnan(found[0, 1, 1]).all()
+    assert np.isfinite(found[0, 0]).all()
+
+
+@pytest.mark.parametrize("options", [{"cap": 30.0}, {"bias": 8.0}], ids=["cap", "bias by position"])
+def test_other_attention_is_left_to_llama_cpp(library: Library, options: dict[str, float]) -> None:
+    queries, keys, values, mask = attention_case(1, 3, 4, 4, 256, 64)
+    plain = library.attend(queries, keys, values, mask)
+    other = library.attend(queries, keys, values, mask, **options)
+    assert np.isfinite(other).all()
+    assert np.abs(other - plain).max() > 1e-4
 
 
 _LOGITS = """

@@ -15,6 +15,7 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
 
+#include "attention_op.h"
 #include "matrix.h"
 
 #if defined(__linux__)
@@ -44,6 +45,19 @@ template <class F> class FormatTraits : public Traits {
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
         llmrun::multiply_matrix<F>(params, op);
+        return true;
+    }
+};
+
+class AttentionTraits : public ggml::cpu::tensor_traits {
+  public:
+    bool work_size(int threads, const ggml_tensor * op, size_t & size) override {
+        size = llmrun::Attention(op, threads).work_bytes();
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        llmrun::Attention(op, params->nth).run(params);
         return true;
     }
 };
@@ -145,6 +159,10 @@ class BufferType : public ggml::cpu::extra_buffer_type {
     }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
+        static AttentionTraits attention;
+        if (op->op == GGML_OP_FLASH_ATTN_EXT) {
+            return llmrun::takes_attention(op) ? &attention : nullptr;
+        }
         const bool ours = op->op == GGML_OP_MUL_MAT && is_packed(op->src[0]);
         return ours ? static_cast<ggml::cpu::tensor_traits *>(op->src[0]->extra) : nullptr;
     }
