@@ -22,6 +22,7 @@ from llmrun.engines.pytorch.library import LibraryDecoder
 from llmrun.engines.pytorch.loading import choose_device, load_model
 from llmrun.engines.pytorch.sampling import Sampler
 from llmrun.engines.pytorch.slim import SlimDecoder, can_be_slim
+from llmrun.engines.threads.spinning import limit_spinning
 from llmrun.engines.types import EngineName, Event, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import NoUsableEngineError
 
@@ -37,6 +38,7 @@ class PytorchEngine:
     name = EngineName.PYTORCH
 
     def __init__(self) -> None:
+        limit_spinning()
         try:
             self._torch: Any = importlib.import_module("torch")
         except (ImportError, OSError) as error:

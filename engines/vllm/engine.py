@@ -24,6 +24,7 @@ from typing import Any
 from llmrun.engines.huggingface.tokenizer import HuggingFaceTokenizer
 from llmrun.engines.old_families.copy import converted_copy
 from llmrun.engines.old_families.mapping import find_mapping
+from llmrun.engines.threads.spinning import limit_spinning
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.engines.vllm.arguments import Device, engine_arguments, longer_context, refuse_unsupported
 from llmrun.engines.vllm.errors import load_error
@@ -68,7 +69,7 @@ class VllmEngine:
         if importlib.util.find_spec("vllm") is None:
             raise NoUsableEngineError("vLLM is not installed here", fix="llmrun install vllm")
         os.environ.update(_ENVIRONMENT)
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that spins for one that waits slows both tenfold
+        limit_spinning()
         self._failure: BaseException | None = None
         self._importing = threading.Thread(target=self._import, daemon=True)
         self._importing.start()
