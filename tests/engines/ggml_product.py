@@ -117,7 +117,7 @@ class Library:
         self._call("ggml_build_forward_expand", graph, product, returns=None)
         status = self._call("ggml_backend_graph_compute", self._backend, graph, returns=ctypes.c_int)
         assert status == 0
-        result = np.empty(shape, dtype=np.float32)
+        result: Any = np.empty(shape, dtype=np.float32)
         target = result.ctypes.data_as(ctypes.c_void_p)
         self._function(
             *(self._base, "ggml_backend_tensor_get", _Pointer, _Pointer, ctypes.c_size_t, ctypes.c_size_t), returns=None

@@ -25,9 +25,12 @@ bool goes_before(const Candidate & one, const Candidate & other) {
 
 }  // namespace
 
+extern "C" {  // GCC refuses the `extern` of this macro in a definition
+GGML_BACKEND_API int32_t llmrun_top_candidates(const float * logits, int32_t count, int32_t wanted, Candidate * found);
+}
+
 // Put the `wanted` largest of `count` logits into `found`, the largest first and with p = 0; return how many they are.
-extern "C" GGML_BACKEND_API int32_t llmrun_top_candidates(const float * logits, int32_t count, int32_t wanted,
-                                                          Candidate * found) {
+int32_t llmrun_top_candidates(const float * logits, int32_t count, int32_t wanted, Candidate * found) {
     const int32_t size = std::min(count, wanted);
     if (size <= 0) {
         return 0;
