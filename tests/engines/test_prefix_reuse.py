@@ -327,12 +327,16 @@ def test_a_relative_folder_is_below_where_one_stands(
 @pytest.mark.engine
 @pytest.mark.parametrize("kind", ["windowed", "recurrent"])
 def test_models_whose_memory_cannot_be_cut(kind: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    """The second question about a text shows where the text ends, and the third profits; answers stay the same."""
+    """The second question about a text shows where the text ends, and the third profits; answers stay the same.
+
+    A window that was read back lies in other cells, so that sums are rounded in another order: of random weights, whose
+    calls are all close, only the first words are compared.
+    """
     model = request.getfixturevalue(kind)
     text = ids(1, 1000)
     questions = [text + ids(seed, 40) for seed in (11, 12, 13)]
-    plain = [said(model, None, question)[0]["text"] for question in questions]
-    answers = [said(model, folder, question)[0] for question in questions]
+    plain = [said(model, None, question, most=4)[0]["text"] for question in questions]
+    answers = [said(model, folder, question, most=4)[0] for question in questions]
     assert [answer["text"] for answer in answers] == plain
     assert [answer["cached"] for answer in answers] == [0, 0, 960]
     assert len(set(plain)) > 1, "or the comparison says nothing"
