@@ -20,6 +20,7 @@ _INSTALL = "llmrun install llama-cpp"
 _CALL_STACK = re.compile(r"^(?:\w+: |error loading model(?: \w+)?: )+")  # "llama_model_load: error loading model: "
 _KEPT_ERRORS = 40
 _ERROR, _CONTINUE = 4, 5  # enum ggml_log_level in ggml.h
+_callbacks: list[Any] = []
 
 
 class Native:
@@ -37,6 +38,7 @@ class Native:
         self._level = 0
         self._callback = api.llama_log_callback(self._keep)
         api.llama_log_set(self._callback, None)
+        _callbacks.append(self._callback)  # the library calls it for as long as it is loaded
         strlen = ctypes.CDLL(None).strlen
         self.stop_when_set = api.ggml_abort_callback(ctypes.cast(strlen, ctypes.c_void_p).value)
         api.llama_backend_init()

@@ -193,3 +193,26 @@ def test_importing_the_adapter_loads_no_engine_and_no_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
+
+
+MANY_ENGINES = """
+import gc, sys
+from llmrun.engines.llama_cpp.engine import LlamaCppEngine
+from llmrun.engines.types import EngineName, LoadPlan
+plan = LoadPlan(engine=EngineName.LLAMA_CPP, model_path=sys.argv[1], context_length=256, threads=1)
+session = LlamaCppEngine().load(plan)
+for _ in range(50):
+    LlamaCppEngine()
+gc.collect()
+filler = [bytes(size) for size in range(1, 4000)]
+for _ in range(20):
+    session._context.make_room(64)
+    session._context.close()
+print("alive")
+"""
+
+
+def test_the_library_never_calls_what_is_gone(tiny: Path) -> None:
+    """It logs through the callback of whoever came last, also when that one is no longer there."""
+    done = subprocess.run([sys.executable, "-c", MANY_ENGINES, tiny], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
