@@ -143,7 +143,7 @@ def test_every_resume_point_keeps_the_batches_as_they_are() -> None:
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
 def test_the_same_answers_with_and_without(real_model: Path, ask: Ask, folder: Path, kv: str) -> None:
     chance = random.Random(kv)
-    text = words(1, 420)
+    text = words(1, 1200)
     first = f"{text} {words(2, 30)}"
     assert ask(real_model, first, kv=kv).text == ask(real_model, first, kv=kv, cached=False).text
     for seed in range(3):
