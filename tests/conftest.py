@@ -160,3 +160,14 @@ def real_model() -> Path:
     if os.environ.get("LLMRUN_REQUIRE_ENGINES"):
         pytest.fail("LLMRUN_TEST_MODEL names no file, and LLMRUN_REQUIRE_ENGINES is set")
     pytest.skip("LLMRUN_TEST_MODEL names no file (make test sets it)")
+
+
+@pytest.fixture(scope="session")
+def twin() -> Path:
+    """The safetensors twin of that model, which `make test` makes where engines that read it are required."""
+    path = os.environ.get("LLMRUN_TEST_TWIN")
+    if path and Path(path, "config.json").is_file():
+        return Path(path)
+    if {"pytorch", "vllm"} & set(os.environ.get("LLMRUN_REQUIRE_ENGINES", "").split()):
+        pytest.fail("LLMRUN_TEST_TWIN names no folder, and engines that read it are required")
+    pytest.skip("LLMRUN_TEST_TWIN names no folder (make test sets it)")

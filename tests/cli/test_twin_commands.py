@@ -28,16 +28,6 @@ ENGINES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def twin() -> Path:
-    path = os.environ.get("LLMRUN_TEST_TWIN")
-    if path and Path(path, "config.json").is_file():
-        return Path(path)
-    if {"pytorch", "vllm"} & set(os.environ.get("LLMRUN_REQUIRE_ENGINES", "").split()):
-        pytest.fail("LLMRUN_TEST_TWIN names no folder, and engines that read it are required")
-    pytest.skip("LLMRUN_TEST_TWIN names no folder (make test sets it)")
-
-
 class Commands:
     """`llmrun` with one engine, whose model stays loaded from the first command on."""
 

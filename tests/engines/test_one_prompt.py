@@ -4,7 +4,6 @@ The reference is llama.cpp with the GGUF; the other engines read the twin of tha
 the twin itself carries.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,16 +31,6 @@ CONVERSATIONS = conversations()
 CONTROL = {0, 1, 2}  # <|endoftext|>, <|im_start|>, <|im_end|>
 
 Render = Callable[[Path, Sequence[Message]], RenderedPrompt]
-
-
-@pytest.fixture(scope="module")
-def twin() -> Path:
-    path = os.environ.get("LLMRUN_TEST_TWIN")
-    if path and Path(path, "config.json").is_file():
-        return Path(path)
-    if "pytorch" in os.environ.get("LLMRUN_REQUIRE_ENGINES", "").split():
-        pytest.fail("LLMRUN_TEST_TWIN names no folder, and pytorch is required")
-    pytest.skip("LLMRUN_TEST_TWIN names no folder (make test sets it)")
 
 
 @pytest.fixture(scope="module")

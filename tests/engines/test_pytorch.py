@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,14 +22,6 @@ pytestmark = pytest.mark.pytorch
 
 GREEDY = SamplingOptions(temperature=0, top_p=1, top_k=0, min_p=0, repeat_penalty=1, max_tokens=24, seed=1)
 STORY = "<|im_start|>user\nWrite a story about a fox and a bear.<|im_end|>\n<|im_start|>assistant\n"
-
-
-@pytest.fixture(scope="module")
-def twin() -> Path:
-    path = os.environ.get("LLMRUN_TEST_TWIN")
-    if not path:
-        pytest.skip("LLMRUN_TEST_TWIN names no folder (make test sets it)")
-    return Path(path)
 
 
 @pytest.fixture(scope="module")

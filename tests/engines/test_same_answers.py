@@ -6,7 +6,6 @@ close calls is.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,28 +84,19 @@ class Answers:
         return [token for event in events if isinstance(event, Delta) for token in event.logprobs]
 
 
-def twin_folder() -> Path:
-    path = os.environ.get("LLMRUN_TEST_TWIN")
-    if path and Path(path, "config.json").is_file():
-        return Path(path)
-    if "pytorch" in os.environ.get("LLMRUN_REQUIRE_ENGINES", "").split():
-        pytest.fail("LLMRUN_TEST_TWIN names no folder, and pytorch is required")
-    pytest.skip("LLMRUN_TEST_TWIN names no folder (make test sets it)")
-
-
 @pytest.fixture(scope="module")
 def llama(real_model: Path) -> Answers:
     return Answers(EngineName.LLAMA_CPP, real_model)
 
 
 @pytest.fixture(scope="module")
-def vllm() -> Answers:
-    return Answers(EngineName.VLLM, twin_folder())
+def vllm(twin: Path) -> Answers:
+    return Answers(EngineName.VLLM, twin)
 
 
 @pytest.fixture(scope="module")
-def pytorch() -> Answers:
-    return Answers(EngineName.PYTORCH, twin_folder())
+def pytorch(twin: Path) -> Answers:
+    return Answers(EngineName.PYTORCH, twin)
 
 
 def disagreement(one: list[TokenLogprob], other: list[TokenLogprob]) -> tuple[int, float]:
@@ -151,11 +141,11 @@ def test_vllm_and_pytorch_differ_in_close_calls_only(pytorch: Answers, vllm: Ans
 
 @pytest.mark.vllm
 @pytest.mark.slow
-def test_vllm_says_what_it_says_when_called_directly(vllm: Answers, tmp_path: Path) -> None:
+def test_vllm_says_what_it_says_when_called_directly(vllm: Answers, twin: Path, tmp_path: Path) -> None:
     script = tmp_path / "direct.py"
     script.write_text(DIRECT_VLLM)
     done = subprocess.run(
-        [sys.executable, script, twin_folder(), str(TOKENS)],
+        [sys.executable, script, twin, str(TOKENS)],
         input=json.dumps(vllm.prompts),
         capture_output=True,
         text=True,

@@ -45,16 +45,6 @@ def plan_for(folder: Path, **changes: Any) -> LoadPlan:
 
 
 @pytest.fixture(scope="module")
-def twin() -> Path:
-    path = os.environ.get("LLMRUN_TEST_TWIN")
-    if path and Path(path, "config.json").is_file():
-        return Path(path)
-    if "vllm" in os.environ.get("LLMRUN_REQUIRE_ENGINES", "").split():
-        pytest.fail("LLMRUN_TEST_TWIN names no folder, and vllm is required")
-    pytest.skip("LLMRUN_TEST_TWIN names no folder (make test sets it)")
-
-
-@pytest.fixture(scope="module")
 def worker(twin: Path) -> Iterator[WorkerClient]:
     client = WorkerClient(EngineName.VLLM)
     try:
