@@ -108,6 +108,12 @@ class SamplingOptions:
         stop: Texts that end the answer and are left out of it.
         repeatable: Nothing that depends on what else the machine is doing may change how the answer is computed, so
             that the same request gives the same answer.
+        continues: This is the next turn of a conversation: all that is there of it in memory is used, the last answer
+            too, and only new tokens are processed, also where `repeatable` would have some of it processed again. What
+            was computed token by token may be rounded otherwise than in one prompt, so that a close call may come out
+            otherwise than for the same conversation given at once; the same turns one after another give the same
+            answers again. `Stats.cached_tokens` counts what was there. vLLM keeps whole blocks only, of 16 tokens on
+            a GPU and 128 on a processor, and processes what was begun of a block again.
         logprobs: Report the log probability of each token, and of so many of the likeliest ones in its place (0: of
             the chosen token alone); None: of nothing. They are those of the model, before temperature and truncation.
         json_schema: The answer is JSON that this schema (a JSON text) allows; None: anything.
@@ -123,6 +129,7 @@ class SamplingOptions:
     seed: int
     stop: tuple[str, ...] = ()
     repeatable: bool = False
+    continues: bool = False
     logprobs: int | None = None
     json_schema: str | None = None
     grammar: str | None = None

@@ -154,7 +154,7 @@ class LlamaCppSession:
         sampler = Sampler(self._api, self._vocabulary, tokens, options)
         answer.begin(self._disk.look_seconds)
         try:
-            if self._disk.prefill(self._context, tokens, cancel):
+            if self._disk.prefill(self._context, tokens, cancel, continues=options.continues):
                 answer.prefilled()
                 answer.cached_tokens = self._disk.reused_tokens
                 check_logits(self._api, self._context.pointer, -1, self._vocabulary.size, self._plan.model_path)

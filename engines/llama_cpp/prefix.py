@@ -5,6 +5,9 @@ whatever rows are beside it, but the library computes attention one way for batc
 for smaller ones. So a loaded state is cut back to where the rest of the prompt goes through in batches that end where
 they end without the cache, and that are as large in the sense that matters: see `resume_point`.
 
+The next turn of a conversation may ask for all that is there instead (`continues`): then nothing is processed twice,
+and as the result may differ in its last bits, it is not kept on disk.
+
 A state is copied after the first token of the answer is out, and written by a thread while the answer goes on.
 
 Models whose memory cannot be cut back (recurrent ones; sliding windows that have moved on) can use a state only if the
@@ -88,10 +91,12 @@ class DiskPrefix:
         self.look_seconds = time.perf_counter() - began
         return len(self._found.tokens) if self._found else 0
 
-    def prefill(self, context: Context, tokens: Sequence[int], cancel: Cancellation) -> bool:
+    def prefill(
+        self, context: Context, tokens: Sequence[int], cancel: Cancellation, *, continues: bool = False
+    ) -> bool:
         """Process what neither the context nor the disk holds of a prompt; False if it was cancelled."""
         self._to_keep = None
-        start = self._begin(context, tokens)
+        start = self._begin(context, tokens, continues=continues)
         exact = start <= self._exact and self._folder is not None
         self._exact = min(self._exact, start)
         self.reused_tokens = start
@@ -127,17 +132,17 @@ class DiskPrefix:
         problems, self._problems = self._problems, []
         return problems
 
-    def _begin(self, context: Context, tokens: Sequence[int]) -> int:
+    def _begin(self, context: Context, tokens: Sequence[int], *, continues: bool) -> int:
         """Bring into the context as much of the prompt as there is; return where to go on."""
         found, self._found = self._found, None
         if found is not None:
-            start = self._load(context, found, len(tokens))
+            start = self._load(context, found, len(tokens), continues=continues)
             found.close()
             if start:
-                self._exact = start
+                self._exact = 0 if continues else start
                 return start
         held = context.cut_back(tokens)
-        if self._folder is None:
+        if self._folder is None or continues:
             return held
         start = resume_point(min(held, self._exact), len(tokens), self._plan.batch_tokens)
         # A little is processed again for a state worth keeping; an answer in the context is not given up for it.
@@ -145,7 +150,7 @@ class DiskPrefix:
             return start if context.roll_back(start) else 0
         return held
 
-    def _load(self, context: Context, found: "CachedPrefix", length: int) -> int:
+    def _load(self, context: Context, found: "CachedPrefix", length: int, *, continues: bool) -> int:
         """Replace what the context holds by an entry, cut back to where the prompt goes on; 0 if that failed."""
         api, count = self._api, len(found.tokens)
         context.forget()
@@ -157,7 +162,11 @@ class DiskPrefix:
             self._cache().discard(found)
             return 0
         context.processed[:] = found.tokens
-        start = resume_point(found.covered, length, self._plan.batch_tokens) if self._can_cut(count) else count
+        start = count
+        if self._can_cut(count):
+            start = found.covered
+            if not continues:
+                start = resume_point(start, length, self._plan.batch_tokens)
         return start if context.roll_back(start) else 0
 
     def _stops(self, tokens: Sequence[int], start: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 What is multiplied with one row of numbers is rounded in another way than with many, so that in 16 bits a close call may
 come out differently for a prompt of which all but the last token is there already. A repeatable answer must not depend
-on that: it takes from before only whole pieces, which begin and end where they do when nothing is there.
+on that: it takes from before only whole pieces, which begin and end where they do when nothing is there. The next turn
+of a conversation takes all that is there.
 """
 
 import importlib
@@ -62,7 +63,7 @@ class Sequencer:
         constraint: Constraint | None,
         cancel: Cancellation,
         *,
-        repeatable: bool = False,
+        in_pieces: bool = False,
     ) -> Iterator[Event]:
         """Yield the text of an answer as it comes; `answer` knows its end.
 
@@ -72,14 +73,14 @@ class Sequencer:
             answer: What takes the tokens.
             constraint: What may come next, or None.
             cancel: Asked after each piece and each token.
-            repeatable: What was processed before must not change how this is.
+            in_pieces: Only whole pieces are taken from before, so that it does not change how this is computed.
 
         Raises:
             ModelFileError: The logits are not finite.
             NotEnoughMemoryError: The device has no room for the keys and values.
         """
         with self._torch.inference_mode():
-            logits = self._prefill(prompt, answer, cancel, repeatable=repeatable)
+            logits = self._prefill(prompt, answer, cancel, in_pieces=in_pieces)
             if logits is None:
                 return
             answer.prefilled()
@@ -109,10 +110,10 @@ class Sequencer:
             constraint.accept([token])
         return token, answer.describe(token, lambda _output: raw.cpu().numpy(), -1)
 
-    def _prefill(self, prompt: Sequence[int], answer: Answer, cancel: Cancellation, *, repeatable: bool) -> Any:
+    def _prefill(self, prompt: Sequence[int], answer: Answer, cancel: Cancellation, *, in_pieces: bool) -> Any:
         """Process what is new of a prompt; None if it was cancelled."""
         shared = min(_shared(self._processed, prompt), len(prompt) - 1)
-        self._decoder.rewind(self._last_piece_end(min(shared, self._whole)) if repeatable else shared)
+        self._decoder.rewind(self._last_piece_end(min(shared, self._whole)) if in_pieces else shared)
         begin = self._decoder.length
         del self._processed[begin:]
         self._whole = self._last_piece_end(min(self._whole, begin))

@@ -95,7 +95,8 @@ class PytorchSession:
         answer = Answer(self._tokenizer, len(tokens), options, self._plan.context_length)
         sampler = Sampler(tokens, options, self._device)
         answer.begin()
-        yield from self._sequencer.write(tokens, sampler, answer, constraint, cancel, repeatable=options.repeatable)
+        in_pieces = options.repeatable and not options.continues
+        yield from self._sequencer.write(tokens, sampler, answer, constraint, cancel, in_pieces=in_pieces)
         yield from answer.end()
 
     def _constraint(self, options: SamplingOptions) -> Constraint | None:
