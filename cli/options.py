@@ -4,15 +4,12 @@ Every one can also be set in the environment: `--top-p` is LLMRUN_TOP_P. Ranges 
 no engine could honour ends with exit code 2 before anything is started.
 """
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmrun.engines.memory.kv import KV_BYTES
-from llmrun.engines.types import EngineName
+from llmrun.cli.option_checks import finite, known_engine, known_kv_type, one_of, positive, stop_texts
 
 __all__ = [
     "AllowPickle",
@@ -33,6 +30,7 @@ __all__ = [
     "ModelType",
     "NoCache",
     "Offline",
+    "OnOverflow",
     "Quantization",
     "Quiet",
     "RepeatPenalty",
@@ -46,6 +44,7 @@ __all__ = [
     "TrustRemoteCode",
 ]
 
+OVERFLOWS = ("error", "drop-oldest", "drop-middle")
 LOOKUPS = ("auto", "on", "off")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("4-bit", "8-bit")
@@ -54,52 +53,12 @@ MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model and engine", "Sampling", "Out
 LARGEST_SEED = 2**32 - 2  # 2^32 - 1 means "any seed" to llama.cpp
 
 
-def _finite(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a finite number")
-    return value
-
-
-def _positive(value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"{value} is not a finite number above 0")
-    return value
-
-
-def _engine(value: str | None) -> str | None:
-    if value is not None and value not in EngineName.__members__.values():
-        names = ", ".join(name for name in EngineName if name is not EngineName.FAKE)
-        raise typer.BadParameter(f"{value!r} is not one of {names}")
-    return value
-
-
-def _kv_type(value: str) -> str:
-    if value not in KV_BYTES:
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(KV_BYTES)}")
-    return value
-
-
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str | None], str | None]:
-    def check(value: str | None) -> str | None:
-        if value is not None and value not in allowed:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(allowed)}")
-        return value
-
-    return check
-
-
-def _stop(values: list[str]) -> list[str]:
-    if any(not value for value in values):
-        raise typer.BadParameter("an empty stop text would end every answer at once")
-    return values
-
-
 Engine = Annotated[
     str | None,
     typer.Option(
         "--engine",
         envvar="LLMRUN_ENGINE",
-        callback=_engine,
+        callback=known_engine,
         metavar="NAME",
         help="Use this engine (llama-cpp, ctransformers, pytorch, vllm) instead of the best one.",
         rich_help_panel=MODEL_PANEL,
@@ -146,7 +105,7 @@ KvType = Annotated[
         "--kv-type",
         envvar="LLMRUN_KV_TYPE",
         metavar="TYPE",
-        callback=_kv_type,
+        callback=known_kv_type,
         help="Type of the KV cache: f16, q8_0 or q4_0; the smaller ones take less memory and are less exact.",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -167,7 +126,7 @@ Lookup = Annotated[
         "--lookup",
         envvar="LLMRUN_LOOKUP",
         metavar="WHEN",
-        callback=_one_of(LOOKUPS),
+        callback=one_of(LOOKUPS),
         help="Guess ahead from what the prompt and the answer say already: auto (while it pays), on or off.",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -178,7 +137,7 @@ Dtype = Annotated[
         "--dtype",
         envvar="LLMRUN_DTYPE",
         metavar="TYPE",
-        callback=_one_of(DTYPES),
+        callback=one_of(DTYPES),
         help="What pytorch and vllm compute in: auto (what is faster here), float32, bfloat16 or float16.",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -189,7 +148,7 @@ Quantization = Annotated[
         "--quantization",
         envvar="LLMRUN_QUANTIZATION",
         metavar="BITS",
-        callback=_one_of(QUANTIZATIONS),
+        callback=one_of(QUANTIZATIONS),
         help="Quantize unquantized weights while loading: 4-bit or 8-bit (pytorch, on a GPU).",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -216,7 +175,7 @@ ModelType = Annotated[
         "--model-type",
         envvar="LLMRUN_MODEL_TYPE",
         metavar="TYPE",
-        callback=_one_of(MODEL_TYPES),
+        callback=one_of(MODEL_TYPES),
         help="What a file from before GGUF holds, where it does not say: llama, gpt2, starcoder, …",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -280,7 +239,7 @@ Temperature = Annotated[
         metavar="T",
         envvar="LLMRUN_TEMPERATURE",
         min=0,
-        callback=_finite,
+        callback=finite,
         help="Randomness; 0 always takes the likeliest token.",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -293,7 +252,7 @@ TopP = Annotated[
         envvar="LLMRUN_TOP_P",
         min=0,
         max=1,
-        callback=_finite,
+        callback=finite,
         help="Keep the likeliest tokens that together have this probability; 1 keeps all.",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -318,7 +277,7 @@ MinP = Annotated[
         envvar="LLMRUN_MIN_P",
         min=0,
         max=1,
-        callback=_finite,
+        callback=finite,
         help="Drop tokens less likely than this share of the likeliest one; 0 drops none.",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -329,7 +288,7 @@ RepeatPenalty = Annotated[
         "--repeat-penalty",
         metavar="X",
         envvar="LLMRUN_REPEAT_PENALTY",
-        callback=_positive,
+        callback=positive,
         help="Make the last 64 tokens less likely; 1 does nothing.",
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -343,6 +302,18 @@ MaxTokens = Annotated[
         min=1,
         max=2**31 - 1,
         help="End the answer after so many tokens [default: when the context is full].",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+OnOverflow = Annotated[
+    str,
+    typer.Option(
+        "--on-overflow",
+        metavar="WHAT",
+        envvar="LLMRUN_ON_OVERFLOW",
+        callback=one_of(OVERFLOWS),
+        help="When the prompt is too long: error, or leave out what does not fit of files and standard input, from "
+        "their beginning (drop-oldest) or their middle (drop-middle).",
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
@@ -362,7 +333,7 @@ Stop = Annotated[
     list[str],
     typer.Option(
         "--stop",
-        callback=_stop,
+        callback=stop_texts,
         metavar="TEXT",
         help="End the answer before this text; may be given more than once.",
         rich_help_panel=SAMPLING_PANEL,

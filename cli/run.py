@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -10,6 +10,9 @@ from llmrun.cli import options as common
 from llmrun.cli.options import LARGEST_SEED
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.types import EngineName, SamplingOptions
+
+if TYPE_CHECKING:
+    from llmrun.engines.conversation.shorten import Overflow
 
 __all__ = ["run"]
 
@@ -61,6 +64,7 @@ def run(
     min_p: common.MinP = 0.05,
     repeat_penalty: common.RepeatPenalty = 1.0,
     max_tokens: common.MaxTokens = None,
+    on_overflow: common.OnOverflow = "error",
     seed: common.Seed = None,
     stop: common.Stop = [],  # noqa: B006 - typer copies it
     json_schema: common.JsonSchema = None,
@@ -92,6 +96,7 @@ def run(
     llmrun run llama-2-chat:7b-q4_k_m --file report.txt "Summarize." --temperature 0
     llmrun run smollm2-135m-instruct "2+2?" --json | jq -r .text
     llmrun run smollm2-135m-instruct "Hello" --keep-alive 10m
+    llmrun run ./model.gguf "What went wrong?" --on-overflow drop-middle < log
     llmrun run ./model.gguf "A person, as JSON." --json-schema person.schema.json
     """  # noqa: D301 - Typer reads the control character as "keep these lines as they are"
     from llmrun.cli.constraints import read_grammar, read_schema
@@ -136,6 +141,7 @@ def run(
                 json_schema=read_schema(json_schema),
                 grammar=read_grammar(grammar),
             ),
+            overflow=cast("Overflow", on_overflow),
             offline=offline,
             fallback=not no_fallback,
             dry_run=dry_run,

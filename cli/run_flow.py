@@ -10,22 +10,26 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmrun.cli import early
 from llmrun.cli.output import TerminalWriter, report_line, write_json, write_out
 from llmrun.cli.prompt_input import PromptInput, read_prompt
+from llmrun.cli.run_prompt import render_fitting, render_whole
 from llmrun.cli.run_report import answer_document, dry_run_document, finish_notice, stats_lines
 from llmrun.cli.signals import interrupt_descriptor
 from llmrun.cli.standby.starting import leave_standby
 from llmrun.engines.client import Interrupted, WorkerClient
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.prepare import Prepared, prepare, prepare_next
-from llmrun.engines.prompting import conversation_prompt, verbatim_prompt
 from llmrun.engines.selection.select import fallback_notice
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions, TokenLogprob
 from llmrun.engines.warm.flow import release, slow_start_hint
 from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
-from llmrun.models.prompt.conversation import Message, RenderedPrompt
+from llmrun.models.prompt.conversation import RenderedPrompt
+
+if TYPE_CHECKING:
+    from llmrun.engines.conversation.shorten import Overflow, Shortened
 
 __all__ = ["RunRequest", "execute"]
 
@@ -44,6 +48,7 @@ class RunRequest:
     draft: str | None
     keep_seconds: float | None
     sampling: SamplingOptions
+    overflow: "Overflow"
     offline: bool
     fallback: bool
     dry_run: bool
@@ -122,12 +127,12 @@ def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notic
     worker = prepared.worker or early.take_worker(prepared.plan.engine)
     try:
         worker.send_load(prepared.plan)
-        rendered = _render(request, prompt, prepared)
-        notices.add(*rendered.notices)
+        rendered, shortened = _render(request, prompt, prepared, worker)
+        notices.add(*rendered.notices, *(() if shortened is None else (shortened.notice,)))
         if request.dry_run:
-            _show_dry_run(request, worker, prepared, rendered)
+            _show_dry_run(request, worker, prepared, rendered, shortened)
         else:
-            _answer(request, worker, prepared, rendered, notices, shown)
+            _answer(request, worker, prepared, rendered, shortened, notices, shown)
             hint = slow_start_hint(worker) if request.keep_seconds is None else None
             notices.add(*((hint,) if hint else ()))
     finally:
@@ -136,11 +141,17 @@ def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notic
             leave_standby()
 
 
-def _show_dry_run(request: RunRequest, worker: WorkerClient, prepared: Prepared, rendered: RenderedPrompt) -> None:
+def _show_dry_run(
+    request: RunRequest,
+    worker: WorkerClient,
+    prepared: Prepared,
+    rendered: RenderedPrompt,
+    shortened: "Shortened | None",
+) -> None:
     worker.wait_loaded()
     tokens = worker.tokenize(rendered.segments)
     if request.json_output:
-        write_json(dry_run_document(prepared, rendered, tokens))
+        write_json(dry_run_document(prepared, rendered, shortened, tokens))
         return
     write_out(rendered.text if rendered.text.endswith("\n") else rendered.text + "\n")
     report_line(f"llmrun: {len(tokens):,} tokens; template: {rendered.template_source}")
@@ -161,6 +172,7 @@ def _answer(
     worker: WorkerClient,
     prepared: Prepared,
     rendered: RenderedPrompt,
+    shortened: "Shortened | None",
     notices: _Notices,
     shown: list[str],
 ) -> None:
@@ -179,6 +191,7 @@ def _answer(
             answer_document(
                 prepared,
                 rendered,
+                shortened,
                 request.sampling,
                 streamed.text,
                 streamed.logprobs,
@@ -238,8 +251,8 @@ def _events(worker: WorkerClient) -> Iterator[Event]:
             worker.interrupt_descriptor = None
 
 
-def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> None:
-    """Wait for the weights; after a second of it, show how far they are."""
+def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> int:
+    """Wait for the weights and return the context length; after a second of it, show how far they are."""
     from llmrun.cli.progress import choose_progress
 
     progress = choose_progress(quiet=quiet)
@@ -255,17 +268,25 @@ def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> No
         progress.advance(read - shown)
         shown = max(read, 1)
 
-    worker.wait_loaded(report)
+    context_length = worker.wait_loaded(report)
     if shown:
         progress.finish()
+    return context_length
 
 
-def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared) -> RenderedPrompt:
-    """Turn the prompt into what the model sees."""
-    if request.raw:
-        return verbatim_prompt(prepared, prompt.typed or "", prompt.attached)
-    messages = [Message(role="user", content=prompt.text)]
-    if request.system:
-        messages.insert(0, Message(role="system", content=request.system))
-    with early.take_renderer() as renderer:
-        return conversation_prompt(prepared, messages, renderer)
+def _render(
+    request: RunRequest, prompt: PromptInput, prepared: Prepared, worker: WorkerClient
+) -> "tuple[RenderedPrompt, Shortened | None]":
+    """Turn the prompt into what the model sees; only to cut it, the engine has to be waited for."""
+    if request.overflow == "error":
+        return render_whole(prompt, prepared, request.system, raw=request.raw), None
+    return render_fitting(
+        prompt,
+        prepared,
+        request.system,
+        raw=request.raw,
+        policy=request.overflow,
+        max_tokens=request.sampling.max_tokens,
+        worker=worker,
+        context_length=_wait_loaded(worker, prepared, quiet=request.quiet),
+    )

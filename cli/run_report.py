@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmrun.engines.prepare import Prepared
 from llmrun.engines.types import Done, FinishReason, LoadPlan, SamplingOptions, Stats, TokenLogprob
 from llmrun.models.prompt.conversation import RenderedPrompt
+
+if TYPE_CHECKING:
+    from llmrun.engines.conversation.shorten import Shortened
 
 __all__ = ["answer_document", "dry_run_document", "finish_notice", "stats_lines"]
 
@@ -82,6 +85,7 @@ def _model(prepared: Prepared) -> dict[str, Any]:
 def answer_document(
     prepared: Prepared,
     rendered: RenderedPrompt,
+    shortened: "Shortened | None",
     sampling: SamplingOptions,
     text: str,
     logprobs: Sequence[TokenLogprob],
@@ -121,6 +125,7 @@ def answer_document(
         },
         "sampling": asdict(sampling),
         "template": rendered.template_source,
+        "overflow": _overflow(shortened),
         "notices": notices,
     }
 
@@ -140,7 +145,21 @@ def _logprob(token: TokenLogprob) -> dict[str, Any]:
     return {"id": token.id, "text": token.text, "logprob": token.logprob, "top": top}
 
 
-def dry_run_document(prepared: Prepared, rendered: RenderedPrompt, tokens: list[int]) -> dict[str, Any]:
+def _overflow(shortened: "Shortened | None") -> dict[str, Any] | None:
+    """Return what was left out of the prompt; None when nothing was."""
+    if shortened is None:
+        return None
+    return {
+        "policy": shortened.policy,
+        "prompt_tokens": shortened.prompt_tokens,
+        "left_out_tokens": shortened.left_out_tokens,
+        "reserved_tokens": shortened.reserved_tokens,
+    }
+
+
+def dry_run_document(
+    prepared: Prepared, rendered: RenderedPrompt, shortened: "Shortened | None", tokens: list[int]
+) -> dict[str, Any]:
     """Return the document that `run --dry-run --json` prints."""
     return {
         "version": SCHEMA_VERSION,
@@ -149,6 +168,7 @@ def dry_run_document(prepared: Prepared, rendered: RenderedPrompt, tokens: list[
         "tokens": tokens,
         "token_count": len(tokens),
         "context_length": prepared.plan.context_length,
+        "overflow": _overflow(shortened),
         "model": _model(prepared),
         "engine": {"name": prepared.plan.engine, "because": prepared.selection.because},
     }

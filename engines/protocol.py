@@ -111,7 +111,7 @@ def check_prompt(tokens: Sequence[int], context_length: int) -> None:
         raise PromptTooLongError(
             f"the prompt has {len(tokens):,} tokens and the context holds {context_length:,}, "
             "of which at least one is for the answer",
-            fix="a larger --context-length, or a shorter prompt",
+            fix="a larger --context-length, a shorter prompt, or --on-overflow to have some of it left out",
         )
 
 
