@@ -1,11 +1,11 @@
-"""Where llmrun keeps things on this machine: one cache folder, private to its user."""
+"""Where llmrun keeps things on this machine: a cache, and what cannot be fetched again. Both private to their user."""
 
 import os
 from pathlib import Path
 
 from llmrun.errors import StorageError
 
-__all__ = ["cache_folder"]
+__all__ = ["cache_folder", "data_folder"]
 
 
 def cache_folder(*parts: str) -> Path:
@@ -16,20 +16,35 @@ def cache_folder(*parts: str) -> Path:
     Raises:
         StorageError: The folder cannot be created.
     """
-    override = os.environ.get("LLMRUN_CACHE_DIR")
+    return _folder("LLMRUN_CACHE_DIR", "cache", parts)
+
+
+def data_folder(*parts: str) -> Path:
+    """Return a folder below llmrun's data, for what cannot be fetched again; created with mode 0700 if not there.
+
+    `LLMRUN_DATA_DIR` names another root than the platform's (`~/.local/share/llmrun` on Linux).
+
+    Raises:
+        StorageError: The folder cannot be created.
+    """
+    return _folder("LLMRUN_DATA_DIR", "data", parts)
+
+
+def _folder(variable: str, kind: str, parts: tuple[str, ...]) -> Path:
+    override = os.environ.get(variable)
     if override:
         root = Path(override)
     else:
-        from platformdirs import user_cache_path
+        from platformdirs import user_cache_path, user_data_path
 
-        root = user_cache_path("llmrun")
+        root = (user_cache_path if kind == "cache" else user_data_path)("llmrun")
     folder = root.joinpath(*parts)
     try:
         _make_private(folder, root)
     except OSError as error:
         raise StorageError(
-            f"cannot create the cache folder {folder}: {error.strerror or error}",
-            fix="set LLMRUN_CACHE_DIR to a folder that can be written",
+            f"cannot create the {kind} folder {folder}: {error.strerror or error}",
+            fix=f"set {variable} to a folder that can be written",
         ) from error
     return folder
 

@@ -40,6 +40,7 @@ def clean_environment(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLMRUN_", "HF_"))}
     return kept | {
         "LLMRUN_CACHE_DIR": str(folder / "cache"),
+        "LLMRUN_DATA_DIR": str(folder / "data"),
         "HF_HOME": str(folder / "huggingface"),
         "XDG_CONFIG_HOME": str(folder / "config"),
         "HF_ENDPOINT": "http://127.0.0.1:9",  # no test asks the real hub; nothing listens there
