@@ -7,7 +7,7 @@ of a conversation takes all that is there.
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from llmrun.engines.answer import Answer
@@ -45,13 +45,15 @@ class Sequencer:
         decoder: The forward pass.
         piece_tokens: Tokens of a prompt that are processed before a request to cancel is looked for.
         name: The model, for messages.
+        look: Called after each piece and each token, to see what else the machine is doing.
     """
 
-    def __init__(self, decoder: Decoder, piece_tokens: int, name: str) -> None:
+    def __init__(self, decoder: Decoder, piece_tokens: int, name: str, look: Callable[[], None] = lambda: None) -> None:
         self._torch: Any = importlib.import_module("torch")
         self._decoder = decoder
         self._piece_tokens = piece_tokens
         self._name = name
+        self._look = look
         self._processed: list[int] = []
         self._whole = 0  # so many of them were processed in whole pieces
 
@@ -148,6 +150,7 @@ class Sequencer:
                     f"pytorch ran out of memory: {text[:200]}", fix="a smaller --context-length"
                 ) from error
             raise
+        self._look()
         begin = len(self._processed)
         self._processed += tokens
         if self._whole == begin and len(self._processed) == self._piece_end(begin):

@@ -22,6 +22,7 @@ from llmrun.engines.pytorch.library import LibraryDecoder
 from llmrun.engines.pytorch.loading import choose_device, load_model
 from llmrun.engines.pytorch.sampling import Sampler
 from llmrun.engines.pytorch.slim import SlimDecoder, can_be_slim
+from llmrun.engines.threads.spin_control import SpinControl
 from llmrun.engines.threads.spinning import limit_spinning
 from llmrun.engines.types import EngineName, Event, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import NoUsableEngineError
@@ -38,7 +39,7 @@ class PytorchEngine:
     name = EngineName.PYTORCH
 
     def __init__(self) -> None:
-        limit_spinning()
+        self._chooses_spins = limit_spinning()
         try:
             self._torch: Any = importlib.import_module("torch")
         except (ImportError, OSError) as error:
@@ -58,17 +59,28 @@ class PytorchEngine:
         device = choose_device(torch, plan)
         model = load_model(torch, plan, device, progress)
         progress(1.0)
-        return PytorchSession(torch, model, tokenizer, plan, folder)
+        chooses = self._chooses_spins and str(device).startswith("cpu")
+        spins = SpinControl.for_torch(torch, plan.threads) if chooses else SpinControl()
+        return PytorchSession(torch, model, tokenizer, plan, folder, spins)
 
 
 class PytorchSession:
     """One loaded model; without weights (`model` is None) it only tokenizes."""
 
-    def __init__(self, torch: Any, model: Any, tokenizer: HuggingFaceTokenizer, plan: LoadPlan, folder: Path) -> None:
+    def __init__(
+        self,
+        torch: Any,
+        model: Any,
+        tokenizer: HuggingFaceTokenizer,
+        plan: LoadPlan,
+        folder: Path,
+        spins: SpinControl | None = None,
+    ) -> None:
         self._torch = torch
         self._plan = plan
         self._tokenizer = tokenizer
         self._folder = folder
+        self._spins = spins or SpinControl()
         self._sequencer: Sequencer | None = None
         if model is None:
             return
@@ -77,7 +89,7 @@ class PytorchSession:
         with torch.inference_mode():
             decoder: Decoder = SlimDecoder(model, plan.context_length) if can_be_slim(model) else LibraryDecoder(model)
         piece = _PIECE_TOKENS.get(self._device.type, _GPU_PIECE_TOKENS)
-        self._sequencer = Sequencer(decoder, piece, plan.model_path)
+        self._sequencer = Sequencer(decoder, piece, plan.model_path, self._spins.look)
 
     @property
     def context_length(self) -> int:
@@ -95,6 +107,7 @@ class PytorchSession:
         answer = Answer(self._tokenizer, len(tokens), options, self._plan.context_length)
         sampler = Sampler(tokens, options, self._device)
         answer.begin()
+        self._spins.begin()
         in_pieces = options.repeatable and not options.continues
         yield from self._sequencer.write(tokens, sampler, answer, constraint, cancel, in_pieces=in_pieces)
         yield from answer.end()
@@ -115,6 +128,7 @@ class PytorchSession:
     def close(self) -> None:
         """Let go of the weights."""
         self._sequencer = None
+        self._spins.close()
 
 
 def _tokenizer_of_gguf(path: Path) -> Path:

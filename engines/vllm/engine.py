@@ -24,6 +24,7 @@ from typing import Any
 from llmrun.engines.huggingface.tokenizer import HuggingFaceTokenizer
 from llmrun.engines.old_families.copy import converted_copy
 from llmrun.engines.old_families.mapping import find_mapping
+from llmrun.engines.threads.spin_control import SpinControl
 from llmrun.engines.threads.spinning import limit_spinning
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.engines.vllm.arguments import Device, engine_arguments, longer_context, refuse_unsupported
@@ -69,7 +70,7 @@ class VllmEngine:
         if importlib.util.find_spec("vllm") is None:
             raise NoUsableEngineError("vLLM is not installed here", fix="llmrun install vllm")
         os.environ.update(_ENVIRONMENT)
-        limit_spinning()
+        self._chooses_spins = limit_spinning()
         self._failure: BaseException | None = None
         self._importing = threading.Thread(target=self._import, daemon=True)
         self._importing.start()
@@ -105,7 +106,9 @@ class VllmEngine:
                 raise load_error(error, plan.model_path, log.last_error) from error
         progress(1.0)
         _forget_shared_memory()
-        return VllmSession(engine, tokenizer, plan, folder)
+        chooses = self._chooses_spins and not device.on_gpu
+        spins = SpinControl.for_torch(importlib.import_module("torch"), plan.threads) if chooses else SpinControl()
+        return VllmSession(engine, tokenizer, plan, folder, spins)
 
 
 def _readable(folder: Path, plan: LoadPlan, progress: Callable[[float], None]) -> Path:

@@ -14,6 +14,7 @@ from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.huggingface.grammar import compile_constraint
 from llmrun.engines.huggingface.tokenizer import HuggingFaceTokenizer
 from llmrun.engines.protocol import BatchEvent, BatchRequest, Failure, check_prompt
+from llmrun.engines.threads.spin_control import SpinControl
 from llmrun.engines.types import Delta, Event, LoadPlan, Notice, SamplingOptions, Segment, TokenLogprob
 from llmrun.engines.vllm.errors import request_error
 from llmrun.engines.vllm.sampling import extra_arguments, native_notices, sampling_arguments
@@ -32,13 +33,22 @@ class VllmSession:
         tokenizer: The folder's.
         plan: How it was loaded.
         folder: What was really loaded: the model's folder, or a converted copy.
+        spins: How its threads on the processor wait.
     """
 
-    def __init__(self, engine: Any, tokenizer: HuggingFaceTokenizer, plan: LoadPlan, folder: Path) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        tokenizer: HuggingFaceTokenizer,
+        plan: LoadPlan,
+        folder: Path,
+        spins: SpinControl | None = None,
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._plan = plan
         self._folder = folder
+        self._spins = spins or SpinControl()
         self._guesses = plan.lookup == "on"
         self._requests = 0
         if engine is not None:
@@ -68,6 +78,7 @@ class VllmSession:
         """Answer many prompts, up to `parallel` of them at once."""
         source = iter(requests)
         running: dict[str, _Running] = {}
+        self._spins.begin()
         try:
             while True:
                 while len(running) < max(1, parallel) and not cancel.requested:
@@ -130,6 +141,7 @@ class VllmSession:
             if found is None:
                 raise
             raise found from error
+        self._spins.look()
         for output in outputs:
             known = running.get(output.request_id)
             if known is None or not output.outputs:
@@ -191,3 +203,4 @@ class VllmSession:
         if self._engine is not None:
             self._engine.engine_core.shutdown()
             self._engine = None
+        self._spins.close()

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from bench import HERE, PAUSE_SECONDS, Bench, Helper, answer, greedy
+from bench import HERE, Bench, Helper, answer, greedy
 from pairs import Row, compare, take_turns
 from texts import questions, starting_text
 from twin import CONTEXT, find_twin, twin_worker
@@ -19,6 +19,9 @@ __all__ = ["measure_vllm"]
 _PROMPTS = 32
 _PROMPT_TOKENS = 64
 _DECODED = 64
+_PAUSE_SECONDS = (
+    1.5  # after an answer, vLLM's own worker process keeps a core busy for a second: it looks for more work
+)
 _index = itertools.count(1)
 
 
@@ -47,7 +50,7 @@ def measure_vllm(bench: Bench) -> Iterator[Row]:
 
 def many_rate(worker: WorkerClient) -> float:
     """Return the tokens of all answers over the whole time, pipes included."""
-    time.sleep(PAUSE_SECONDS)
+    time.sleep(_PAUSE_SECONDS)
     requests = [
         (str(number), [Segment(text=f"{next(_index)} {text}", special=False)], greedy(_PROMPT_TOKENS))
         for number, text in enumerate(questions(_PROMPTS))
@@ -60,6 +63,6 @@ def many_rate(worker: WorkerClient) -> float:
 
 def decode_rate(worker: WorkerClient) -> float:
     """Return the rate of one answer that comes through the worker's pipes."""
-    time.sleep(PAUSE_SECONDS)
+    time.sleep(_PAUSE_SECONDS)
     stats, _first = answer(worker, starting_text(next(_index)), _DECODED)
     return float((stats.completion_tokens - 1) / stats.decode_seconds)
