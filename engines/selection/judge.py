@@ -184,7 +184,7 @@ def _judge_architecture(case: _Case) -> Iterator[Reason]:
         yield from _judge_transformers(case.model, case.model.architecture, case.facts)
     elif not _supports(case.facts, case.model.architecture):
         reason = _unsupported(case.model.architecture, case.facts)
-        yield _as_copy(reason) if case.facts.engine is EngineName.VLLM and _has_llama_copy(case.model) else reason
+        yield _judge_vllm(case.model, reason) if case.facts.engine is EngineName.VLLM else reason
 
 
 def _supports(facts: EngineFacts, architecture: str) -> bool:
@@ -216,6 +216,20 @@ def _judge_transformers(model: ModelFacts, architecture: str, facts: EngineFacts
             fix=None if model.trusted else "--trust-remote-code runs that code, with all your rights",
             severity=Severity.NOTE if model.trusted or model.remote_code is None else Severity.BLOCKS,
         )
+
+
+def _judge_vllm(model: ModelFacts, reason: Reason) -> Reason:
+    """Return what it means that vLLM does not know an architecture: code of the model's own may make up for it."""
+    if _has_llama_copy(model):
+        return _as_copy(reason)
+    if not model.remote_code or reason.code is not ReasonCode.ARCHITECTURE:
+        return reason
+    return Reason(
+        code=ReasonCode.REMOTE_CODE,
+        detail=f"{reason.detail}, so it needs the code that the model brings along",
+        fix=None if model.trusted else "--trust-remote-code runs that code, with all your rights",
+        severity=Severity.DEMOTES if model.trusted else Severity.BLOCKS,
+    )
 
 
 def _is_mapped(model: ModelFacts) -> bool:

@@ -163,9 +163,8 @@ def _memory_error(
 def _unsafe(verdicts: tuple[Verdict, ...], forced: EngineName | None) -> SecurityError | None:
     """Return the refusal where an engine would do, but only with code of the model's own."""
     for verdict in verdicts:
-        if forced in (None, verdict.engine) and {reason.code for reason in verdict.objections} == {
-            ReasonCode.REMOTE_CODE
-        }:
-            reason = verdict.objections[0]
+        against = verdict.blockers if forced is verdict.engine else verdict.objections
+        if forced in (None, verdict.engine) and {reason.code for reason in against} == {ReasonCode.REMOTE_CODE}:
+            reason = against[0]
             return SecurityError(f"{verdict.engine.value} {reason.detail}: it is not run unasked", fix=reason.fix)
     return None

@@ -19,7 +19,7 @@ from llmrun.engines.types import EngineName
 
 __all__ = ["judge_tried"]
 
-_ASKABLE = frozenset({ReasonCode.ARCHITECTURE, ReasonCode.DROPPED_BY_VERSION})
+_ASKABLE = frozenset({ReasonCode.ARCHITECTURE, ReasonCode.DROPPED_BY_VERSION, ReasonCode.REMOTE_CODE})
 
 
 def judge_tried(

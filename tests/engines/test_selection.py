@@ -260,6 +260,15 @@ def test_an_old_family_runs_on_vllm_when_asked_for_from_a_converted_copy() -> No
     assert reason.detail.endswith("asked for, it runs a converted copy")
 
 
+@pytest.mark.parametrize(("trusted", "severity"), [(False, Severity.BLOCKS), (True, Severity.DEMOTES)])
+def test_vllm_too_needs_a_models_own_code_for_what_it_does_not_know(trusted: bool, severity: Severity) -> None:
+    brings = replace(LLAMA, architecture="NewForCausalLM", remote_code=True, trusted=trusted)
+    (reason,) = verdict_of(VLLM, judge_engines(brings, SERVER, ALL)).reasons
+    assert (reason.code, reason.severity) == (ReasonCode.REMOTE_CODE, severity)
+    (reason,) = verdict_of(VLLM, judge_engines(replace(brings, remote_code=False), SERVER, ALL)).reasons
+    assert (reason.code, reason.severity) == (ReasonCode.ARCHITECTURE, Severity.BLOCKS)
+
+
 def test_a_models_own_code_is_run_only_when_asked_for() -> None:
     brings = replace(LLAMA, architecture="NewForCausalLM", remote_code=True)
     verdict = verdict_of(PYTORCH, judge_engines(brings, LAPTOP, ALL))
