@@ -5,7 +5,7 @@ The command line draws bars (`llmrun.cli.progress`); everything else gets `SILEN
 
 from typing import Literal, Protocol
 
-__all__ = ["SILENT", "Progress", "Unit"]
+__all__ = ["SILENT", "Progress", "StagedProgress", "Unit"]
 
 Unit = Literal["bytes", "steps"]
 
@@ -26,6 +26,13 @@ class Progress(Protocol):
         """Say one line to the user."""
 
 
+class StagedProgress(Progress, Protocol):
+    """Progress that can name the parts of a task."""
+
+    def stage(self, text: str) -> None:
+        """Say what part of the task begins."""
+
+
 class _Silent:
     """Shows nothing."""
 
@@ -35,6 +42,9 @@ class _Silent:
     def advance(self, amount: int) -> None:
         """Show nothing."""
 
+    def stage(self, text: str) -> None:
+        """Show nothing."""
+
     def finish(self) -> None:
         """Show nothing."""
 
@@ -42,4 +52,4 @@ class _Silent:
         """Show nothing."""
 
 
-SILENT: Progress = _Silent()
+SILENT: StagedProgress = _Silent()

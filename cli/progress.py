@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llmrun.cli.output import inert, report_line
-from llmrun.progress import SILENT, Progress, Unit
+from llmrun.progress import SILENT, StagedProgress, Unit
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -24,7 +24,7 @@ LINE_GAP_SECONDS = 1.0  # between two lines at least, however fast the percents 
 WORTH_A_LINE_SECONDS = 1.0
 
 
-def choose_progress(quiet: bool) -> Progress:
+def choose_progress(quiet: bool) -> StagedProgress:
     """Return what fits: nothing when quiet, a bar on a terminal that can draw one, plain lines elsewhere."""
     if quiet:
         return SILENT
@@ -59,6 +59,7 @@ class _Task:
         self.total = total
         self.unit: Unit = unit
         self.done = done
+        self.stage = ""
         self.started = time.monotonic()
 
     @property
@@ -71,6 +72,10 @@ class _Task:
 
     def amount(self, count: int) -> str:
         return format_size(count) if self.unit == "bytes" else str(count)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}: {self.stage}" if self.stage else self.name
 
     def so_far(self) -> str:
         if self.total is None:
@@ -112,8 +117,18 @@ class PlainProgress:
         since = time.monotonic() - self._last_line
         stepped = task.percent >= self._last_percent + LINE_EVERY_PERCENT and since >= LINE_GAP_SECONDS
         if (stepped or since >= LINE_EVERY_SECONDS) and task.done != task.total:
-            report_line(f"{task.name}: {task.so_far()}, {format_seconds(task.seconds)}")
+            separator = ", " if task.stage else ": "
+            report_line(f"{task.label}{separator}{task.so_far()}, {format_seconds(task.seconds)}")
             self._last_line, self._last_percent = time.monotonic(), task.percent
+
+    def stage(self, text: str) -> None:
+        """Say the stage at once, or with the next line if one has just been said."""
+        if self._task is None:
+            return
+        self._task.stage = inert(text)
+        if time.monotonic() - self._last_line >= LINE_GAP_SECONDS:
+            report_line(self._task.label)
+            self._last_line = time.monotonic()
 
     def finish(self) -> None:
         """Say how long it took; a moment is not worth a line."""
@@ -146,6 +161,11 @@ class TerminalProgress:
         if self._task is not None and self._bars is not None:
             self._task.done += amount
             self._bars.advance(self._bars.task_ids[0], amount)
+
+    def stage(self, text: str) -> None:
+        """Show the stage beside the bar."""
+        if self._bars is not None:
+            self._bars.update(self._bars.task_ids[0], description=inert(text))
 
     def finish(self) -> None:
         """Take the bar away."""

@@ -259,20 +259,25 @@ def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> in
     from llmrun.cli.progress import choose_progress
 
     progress = choose_progress(quiet=quiet)
-    started, shown = time.monotonic(), 0
+    started, total, shown, phase = time.monotonic(), 0, 0, ""
 
     def report(fraction: float) -> None:
-        nonlocal shown
+        nonlocal total, shown, phase
         if not shown and time.monotonic() - started < 1:
             return
-        read = int(fraction * prepared.info.tensor_bytes)
         if not shown:
-            progress.begin("loading", prepared.info.tensor_bytes)
-        progress.advance(read - shown)
-        shown = max(read, 1)
+            total = 100 if worker.phase else prepared.info.tensor_bytes  # a start in phases is not all reading
+            progress.begin("loading", total, "steps" if worker.phase else "bytes")
+        read = max(1, int(fraction * total))
+        if worker.phase != phase:
+            phase = worker.phase
+            progress.stage(phase)
+        progress.advance(max(0, read - shown))
+        shown = max(read, shown)
 
     context_length = worker.wait_loaded(report)
     if shown:
+        progress.advance(max(0, total - shown))
         progress.finish()
     return context_length
 

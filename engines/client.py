@@ -42,6 +42,7 @@ class WorkerClient:
         pid: Its process id, which is also its process group.
         interrupt_descriptor: When this descriptor becomes readable, waiting for an event raises `Interrupted`.
         warm: It was left running by an earlier command, and its model is loaded.
+        phase: What the engine said that it is doing while it loads; empty: it did not say.
         phases: Seconds that each step took, as far as they are over: `spawn` (from here to the first line of the
             worker), `import` (of the engine), `load` (of the model), or `attach` to a warm worker.
     """
@@ -64,6 +65,7 @@ class WorkerClient:
         self._answering = False
         self.interrupt_descriptor: int | None = None
         self.warm = False
+        self.phase = ""
         self.phases: dict[str, float] = {}
 
     @property
@@ -103,6 +105,7 @@ class WorkerClient:
         while self._loaded is None:
             message = self._next()
             if message["event"] == "loading":
+                self.phase = str(message.get("phase", ""))
                 progress(message["fraction"])
             elif message["event"] == "loaded":
                 self._loaded = int(message["context_length"])

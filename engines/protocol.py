@@ -16,6 +16,7 @@ __all__ = [
     "BatchRequest",
     "Engine",
     "Failure",
+    "Phased",
     "Preloading",
     "Session",
     "check_prompt",
@@ -96,6 +97,17 @@ class Preloading(Protocol):
         Raises:
             LlmrunError: They cannot be loaded; `load` will say so too.
         """
+
+
+@runtime_checkable
+class Phased(Protocol):
+    """An engine whose start has parts that take long.
+
+    Attributes:
+        phase: What it is doing while `load` runs, for people; empty: nothing to name.
+    """
+
+    phase: str
 
 
 def check_prompt(tokens: Sequence[int], context_length: int) -> None:

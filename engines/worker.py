@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmrun.engines import wire
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.protocol import BatchRequest, Engine, Failure, Preloading, Session, check_prompt
+from llmrun.engines.protocol import BatchRequest, Engine, Failure, Phased, Preloading, Session, check_prompt
 from llmrun.engines.shared_memory import remove_openmp_mark
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError, UsageError
@@ -179,7 +179,8 @@ class _Worker:
             now = time.monotonic()
             if now - last_report >= _REPORT_SECONDS:
                 last_report = now
-                self._send({"event": "loading", "fraction": fraction})
+                phase = self._engine.phase if isinstance(self._engine, Phased) else ""
+                self._send({"event": "loading", "fraction": fraction, "phase": phase})
 
         return report
 

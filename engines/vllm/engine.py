@@ -30,7 +30,7 @@ from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.engines.vllm.arguments import Device, engine_arguments, longer_context, refuse_unsupported
 from llmrun.engines.vllm.errors import load_error
 from llmrun.engines.vllm.session import VllmSession
-from llmrun.engines.vllm.startup import watch_startup
+from llmrun.engines.vllm.startup import FIRST_PHASE, StartupLog, watch_startup
 from llmrun.errors import LlmrunError, NoUsableEngineError
 from llmrun.folders import cache_folder
 from llmrun.hardware.memory import probe_memory
@@ -71,6 +71,7 @@ class VllmEngine:
             raise NoUsableEngineError("vLLM is not installed here", fix="llmrun install vllm")
         os.environ.update(_ENVIRONMENT)
         self._chooses_spins = limit_spinning()
+        self._log: StartupLog | None = None
         self._failure: BaseException | None = None
         self._importing = threading.Thread(target=self._import, daemon=True)
         self._importing.start()
@@ -82,6 +83,11 @@ class VllmEngine:
         except BaseException as error:  # noqa: BLE001 - whatever a broken installation raises
             self._failure = error
 
+    @property
+    def phase(self) -> str:
+        """What is going on while a folder is loaded."""
+        return FIRST_PHASE if self._log is None else self._log.phase
+
     def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> VllmSession:
         """Load a folder; `progress` gets the share of vLLM's start that is over."""
         folder = Path(plan.model_path)
@@ -91,6 +97,7 @@ class VllmEngine:
         folder = _readable(folder, plan, progress)
         info = read_folder_info(LocalFolder(folder))
         with watch_startup(progress, info.tensor_bytes) as log:
+            self._log = log
             self._importing.join()
             if self._failure is not None:
                 raise _broken(self._failure)

@@ -1,7 +1,7 @@
-"""How far vLLM has come while it starts, and what it said: it tells both to nothing but its log.
+"""How far vLLM has come while it starts, what it is doing, and what it said: it tells that to nothing but its log.
 
-The phases and their shares of the time are fixed; within one, the share grows with time, ever more slowly, so that
-whoever waits sees that it goes on. The log is kept off the terminal, and its last error is there as a cause.
+The phases, their names and their shares of the time are fixed; within one, the share grows with time, ever more slowly,
+so that whoever waits sees that it goes on. The log is kept off the terminal, and its last error is there as a cause.
 """
 
 import logging
@@ -10,18 +10,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["StartupLog", "watch_startup"]
+__all__ = ["FIRST_PHASE", "StartupLog", "watch_startup"]
 
+FIRST_PHASE = "importing vLLM"
 _PHASES = (
-    ("world_size=", 0.10),
-    ("Starting to load model", 0.15),
-    ("Loading weights took", 0.70),
-    ("Model loading took", 0.72),
-    ("KV cache size", 0.80),
-    ("Capturing CUDA graphs", 0.85),
-    ("Graph capturing finished", 0.95),
-    ("init engine", 0.98),
+    ("Resolved architecture", 0.08, "starting the engine"),
+    ("world_size=", 0.10, "starting the engine"),
+    ("Starting to load model", 0.15, "loading weights"),
+    ("Loading weights took", 0.70, "preparing the weights"),
+    ("Model loading took", 0.72, "measuring memory"),
+    ("KV cache size", 0.80, "allocating the KV cache"),
+    ("Capturing CUDA graphs", 0.85, "capturing CUDA graphs"),
+    ("Graph capturing finished", 0.95, "warming up"),
+    ("init engine", 0.98, "warming up"),
 )
+"""What a line of the log has in it, the share of the start that is over then, and what begins. Source: vLLM 0.32."""
 _TICK_SECONDS = 0.5
 _SECOND_BYTES = 1_000_000_000  # weights that are read in a second, for the guess of how long a phase takes
 _LEAST_SECONDS = 5.0
@@ -36,11 +39,13 @@ class StartupLog(logging.Handler):
 
     Attributes:
         last_error: The last error that was logged.
+        phase: What is going on.
     """
 
     def __init__(self, progress: Callable[[float], None], weights_bytes: int) -> None:
         super().__init__()
         self.last_error = ""
+        self.phase = FIRST_PHASE
         self._progress = progress
         self._typical_seconds = _LEAST_SECONDS + weights_bytes / _SECOND_BYTES
         self._guard = threading.Lock()
@@ -53,10 +58,11 @@ class StartupLog(logging.Handler):
         if record.levelno >= logging.ERROR:
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             self.last_error = lines[-1][:400] if lines else self.last_error
-        for words, share in _PHASES:
+        for words, share, phase in _PHASES:
             if words in text and share > self._reached:
-                following = [other for _, other in _PHASES if other > share]
+                following = [other for _, other, _ in _PHASES if other > share]
                 with self._guard:
+                    self.phase = phase
                     self._reached, self._next, self._since = share, min(following, default=1.0), time.monotonic()
                 self.tick()
 

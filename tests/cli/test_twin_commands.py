@@ -6,6 +6,7 @@ it: that they do is itself a part of what is tested.
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -36,6 +37,7 @@ class Commands:
         runtime = folder / "run"
         runtime.mkdir(mode=0o700)
         self.engine, self.twin = engine, twin
+        self.first_errors = ""
         self.environment = kept | {
             "LLMRUN_CACHE_DIR": str(folder / "cache"),
             "XDG_RUNTIME_DIR": str(runtime),
@@ -80,6 +82,7 @@ def warm(request: pytest.FixtureRequest, twin: Path, tmp_path_factory: pytest.Te
     first = commands.run(QUESTION, *GREEDY, "--keep-alive", "10m")
     try:
         assert (first.stdout, first.returncode) == (ANSWER, 0), first.stderr
+        commands.first_errors = first.stderr
         yield commands
     finally:
         stopped = commands("stop", "--all")
@@ -95,6 +98,18 @@ def test_the_next_command_finds_the_model_loaded(warm: Commands) -> None:
     assert document["usage"]["completion_tokens"] == 7
     listed = warm("ps")
     assert warm.engine in listed.stdout
+
+
+def test_a_long_start_is_shown_by_phases(warm: Commands) -> None:
+    """With vLLM, whose start takes seconds; which lines there are depends on how long each phase took."""
+    if warm.engine != "vllm":
+        pytest.skip("it loads at once")
+    names = (
+        "importing vLLM|starting the engine|loading weights|preparing the weights|allocating the KV cache|warming up"
+    )
+    said = [line for line in warm.first_errors.splitlines() if line.startswith("loading: ")]
+    assert any(re.fullmatch(rf"loading: ({names})(, \d+ %, \d+ of 100, [\d.]+ s)?", line) for line in said), said
+    assert re.fullmatch(r"loading: (\d+ min )?[\d.]+ s", said[-1]), said
 
 
 def test_stop_texts_and_lengths(warm: Commands) -> None:

@@ -293,12 +293,23 @@ def test_a_failing_request_says_why_and_a_bug_stays_one() -> None:
 
 def test_the_phases_of_the_start_never_go_back() -> None:
     shares: list[float] = []
+    phases: list[str] = []
     logger = logging.getLogger("vllm.core")
     with watch_startup(shares.append, 0) as log:
+        phases.append(log.phase)
         for line in ("world_size=1", "Starting to load model m", "Loading weights took 1 s", "GPU KV cache size: 1"):
             logger.info(line)
+            phases.append(log.phase)
         logger.info("Starting to load model again")
         logger.error("Traceback\nValueError: a cause\n")
+    assert log.phase == "allocating the KV cache"
+    assert phases == [
+        "importing vLLM",
+        "starting the engine",
+        "loading weights",
+        "preparing the weights",
+        "allocating the KV cache",
+    ]
     assert shares == sorted(shares)
     assert 0.8 <= shares[-1] < 1
     assert log.last_error == "ValueError: a cause"
