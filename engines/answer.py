@@ -46,6 +46,8 @@ class Answer:
         self._vocabulary = vocabulary
         self._prompt_tokens = prompt_tokens
         self._alternatives = options.logprobs
+        self._ends = not options.ignore_end
+        self._times: list[float] | None = [] if options.timed else None
         room = context_length - prompt_tokens
         self.limit = room if options.max_tokens is None else min(room, options.max_tokens)
         self._at_limit = FinishReason.CONTEXT if self.limit == room else FinishReason.LENGTH
@@ -78,10 +80,12 @@ class Answer:
 
     def add(self, token: int, logprob: TokenLogprob | None = None) -> Delta | None:
         """Take the next token; return what is due to be shown, often nothing."""
-        if self._vocabulary.is_end(token):
+        if self._ends and self._vocabulary.is_end(token):
             self.finish = FinishReason.STOP
             return None
         now = self._last = time.perf_counter()
+        if self._times is not None:
+            self._times.append(now)
         self._count += 1
         if self._count == 1:
             self._first = now
@@ -124,5 +128,6 @@ class Answer:
             cached_tokens=self.cached_tokens,
             drafted_tokens=self.drafted_tokens,
             accepted_tokens=self.accepted_tokens,
+            token_times=tuple(self._times or ()),
         )
         yield Done(finish_reason=self.finish or FinishReason.CANCELLED, stats=stats)

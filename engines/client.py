@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmrun.engines import wire
-from llmrun.engines.types import Done, EngineName, Event, LoadPlan, SamplingOptions, Segment
+from llmrun.engines.types import Done, EngineName, Event, LoadPlan, Prompt, SamplingOptions, Segment
 from llmrun.errors import EngineTimeoutError, LlmrunError, UsageError
 
 if TYPE_CHECKING:
@@ -121,18 +121,18 @@ class WorkerClient:
 
     def generate(
         self,
-        segments: Sequence[Segment],
+        prompt: Prompt,
         options: SamplingOptions,
         on_prompt: Callable[[int], None] = lambda _tokens: None,
     ) -> Iterator[Event]:
         """Yield the events of one answer, `Done` last. `on_prompt` gets the prompt's token count before them."""
-        self.send_generate(segments, options)
+        self.send_generate(prompt, options)
         yield from self.events(on_prompt)
 
-    def send_generate(self, segments: Sequence[Segment], options: SamplingOptions) -> None:
+    def send_generate(self, prompt: Prompt, options: SamplingOptions) -> None:
         """Ask for an answer, without waiting for it."""
         self._answering = True
-        self._send({"request": "generate", "segments": _plain(segments), "options": dataclasses.asdict(options)})
+        self._send({"request": "generate", "segments": _plain(prompt), "options": dataclasses.asdict(options)})
 
     def events(self, on_prompt: Callable[[int], None] = lambda _tokens: None) -> Iterator[Event]:
         """Yield the events of the answer that was asked for."""
@@ -149,7 +149,7 @@ class WorkerClient:
             yield event
 
     def generate_many(
-        self, requests: Iterable[tuple[str, Sequence[Segment], SamplingOptions]], parallel: int
+        self, requests: Iterable[tuple[str, Prompt, SamplingOptions]], parallel: int
     ) -> Iterator[tuple[str, Event | LlmrunError]]:
         """Answer many prompts, up to `parallel` at once; the events of different ids are interleaved.
 
@@ -314,8 +314,8 @@ def _event_or_error(message: dict[str, Any]) -> Event | LlmrunError:
     return wire.error_from(message) if message["event"] == "failed" else wire.decode_event(message)
 
 
-def _plain(segments: Sequence[Segment]) -> list[tuple[str, bool]]:
-    return [(segment.text, segment.special) for segment in segments]
+def _plain(prompt: Prompt) -> list[Any]:
+    return [part if isinstance(part, int) else (part.text, part.special) for part in prompt]
 
 
 def _read_timeout() -> float:

@@ -39,6 +39,7 @@ class Script:
         stderr_bytes: Write so many bytes to standard error while loading.
         stdout: Text to print to standard output while loading, as native libraries do.
         raise_at: Raise a bug before this token.
+        wobble: Every second answer takes so much longer for each token, as a share.
     """
 
     answer: str | None = None
@@ -54,6 +55,7 @@ class Script:
     stderr_bytes: int = 0
     stdout: str = ""
     raise_at: int | None = None
+    wobble: float = 0.0
 
 
 def read_script() -> Script:
@@ -101,6 +103,7 @@ class FakeSession:
     def __init__(self, plan: LoadPlan, script: Script) -> None:
         self._plan = plan
         self._script = script
+        self._answers = 0
 
     @property
     def context_length(self) -> int:
@@ -112,11 +115,17 @@ class FakeSession:
         return list("".join(segment.text for segment in segments).encode())
 
     def generate(self, tokens: Sequence[int], options: SamplingOptions, cancel: Cancellation) -> Iterator[Event]:
-        """Give the scripted answer, byte by byte."""
+        """Give the scripted answer, byte by byte; ids of another vocabulary count as bytes too."""
+        tokens = [token & 0xFF for token in tokens]
         script = self._script
+        self._answers += 1
+        token_seconds = script.token_seconds * (1 + script.wobble * (self._answers % 2))
+        times: list[float] = []
         answer = self._answer(tokens)
         room = self._plan.context_length - len(tokens)
         limit = room if options.max_tokens is None else min(room, options.max_tokens)
+        if options.ignore_end:
+            answer *= 1 + limit // max(1, len(answer))
         stream = TextStream(options.stop)
         started = time.perf_counter()
         while time.perf_counter() - started < script.prefill_seconds and not cancel.requested:
@@ -127,8 +136,9 @@ class FakeSession:
             if cancel.requested or stream.stopped:
                 break
             self._misbehave(count + 1)
-            time.sleep(script.token_seconds)
+            time.sleep(token_seconds)
             count += 1
+            times.append(time.perf_counter())
             if text := stream.feed(bytes([byte])):
                 yield Delta(text=text)
         if text := stream.finish():
@@ -138,6 +148,7 @@ class FakeSession:
             completion_tokens=count,
             prefill_seconds=first - started,
             decode_seconds=time.perf_counter() - first,
+            token_times=tuple(times) if options.timed else (),
         )
         yield Done(finish_reason=self._reason(stream, cancel, len(answer), limit, room), stats=stats)
 

@@ -1,5 +1,6 @@
 """The values that travel between the command line, the client and the worker. Frozen, and plain enough for JSON."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,7 @@ __all__ = [
     "FinishReason",
     "LoadPlan",
     "Notice",
+    "Prompt",
     "SamplingOptions",
     "Segment",
     "Stats",
@@ -118,6 +120,8 @@ class SamplingOptions:
             the chosen token alone); None: of nothing. They are those of the model, before temperature and truncation.
         json_schema: The answer is JSON that this schema (a JSON text) allows; None: anything.
         grammar: The answer is in this language, a GBNF grammar; None: anything.
+        ignore_end: Go on when the model would end its turn, up to `max_tokens`: for measurements.
+        timed: Report when each token was there (`Stats.token_times`).
     """
 
     temperature: float
@@ -133,6 +137,8 @@ class SamplingOptions:
     logprobs: int | None = None
     json_schema: str | None = None
     grammar: str | None = None
+    ignore_end: bool = False
+    timed: bool = False
 
 
 class FinishReason(StrEnum):
@@ -197,6 +203,8 @@ class Stats:
             (completion_tokens - 1) / decode_seconds, never n / total.
         cached_tokens: Tokens of the prompt that were not processed, because their KV state was there already.
         drafted_tokens: Tokens that were guessed ahead; accepted_tokens of them were right.
+        token_times: When each token was there, if that was asked for: seconds of `time.perf_counter`, which on Linux
+            and macOS is the same clock in every process.
     """
 
     prompt_tokens: int
@@ -206,6 +214,7 @@ class Stats:
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    token_times: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,3 +226,5 @@ class Done:
 
 
 Event = Delta | Notice | Done
+Prompt = Sequence[Segment] | Sequence[int]
+"""What is to be continued: segments to tokenize, or token ids that are taken as they are."""

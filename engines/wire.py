@@ -27,6 +27,7 @@ from llmrun.engines.types import (
     FinishReason,
     LoadPlan,
     Notice,
+    Prompt,
     SamplingOptions,
     Segment,
     Stats,
@@ -106,7 +107,8 @@ def decode_event(message: dict[str, Any]) -> Event:
         case "notice":
             return Notice(text=message["text"])
         case _:
-            return Done(finish_reason=FinishReason(message["reason"]), stats=Stats(**message["stats"]))
+            stats = message["stats"] | {"token_times": tuple(message["stats"]["token_times"])}
+            return Done(finish_reason=FinishReason(message["reason"]), stats=Stats(**stats))
 
 
 def _decode_logprob(values: list[Any]) -> TokenLogprob:
@@ -119,13 +121,19 @@ def decode_plan(message: dict[str, Any]) -> LoadPlan:
     return LoadPlan(**{**message["plan"], "engine": EngineName(message["plan"]["engine"])})
 
 
-def decode_request(message: dict[str, Any]) -> tuple[list[Segment], SamplingOptions | None]:
-    """Return the segments, and for `generate` the options, of a request."""
-    segments = [Segment(text=text, special=special) for text, special in message["segments"]]
+def _decode_prompt(parts: list[Any]) -> Prompt:
+    if parts and isinstance(parts[0], int):
+        return [int(part) for part in parts]
+    return [Segment(text=text, special=special) for text, special in parts]
+
+
+def decode_request(message: dict[str, Any]) -> tuple[Prompt, SamplingOptions | None]:
+    """Return the prompt, and for `generate` the options, of a request."""
+    prompt = _decode_prompt(message["segments"])
     options = message.get("options")
     if options is None:
-        return segments, None
-    return segments, SamplingOptions(**{**options, "stop": tuple(options["stop"])})
+        return prompt, None
+    return prompt, SamplingOptions(**{**options, "stop": tuple(options["stop"])})
 
 
 def encode_error(error: errors.LlmrunError) -> dict[str, Any]:

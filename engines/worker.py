@@ -21,7 +21,7 @@ from llmrun.engines import wire
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.protocol import BatchRequest, Engine, Failure, Phased, Preloading, Session, check_prompt
 from llmrun.engines.shared_memory import remove_openmp_mark
-from llmrun.engines.types import EngineName, LoadPlan
+from llmrun.engines.types import EngineName, LoadPlan, Prompt
 from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError, UsageError
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class _Worker:
     def _tokenize(self, message: dict[str, Any]) -> None:
         segments, _ = wire.decode_request(message)
         if self._session is not None:
-            self._send({"event": "tokens", "tokens": self._session.tokenize(segments)})
+            self._send({"event": "tokens", "tokens": _tokens(self._session, segments)})
 
     def _generate(self, message: dict[str, Any]) -> None:
         segments, options = wire.decode_request(message)
@@ -196,7 +196,7 @@ class _Worker:
             return  # _load has reported why
         if options is None:
             raise UsageError("a generate request came without sampling options")
-        tokens = session.tokenize(segments)
+        tokens = _tokens(session, segments)
         self._send({"event": "prompt", "tokens": len(tokens)})
         check_prompt(tokens, session.context_length)
         for number, event in enumerate(session.generate(tokens, options, self._cancel)):
@@ -224,7 +224,7 @@ class _Worker:
             segments, options = wire.decode_request(request)
             if options is None:
                 raise UsageError("a generate request came without sampling options")
-            yield BatchRequest(id=request["id"], tokens=session.tokenize(segments), options=options)
+            yield BatchRequest(id=request["id"], tokens=_tokens(session, segments), options=options)
 
     def _keep(self, message: dict[str, Any]) -> None:
         """Stay when this command ends, for so long as nobody else comes."""
@@ -251,6 +251,12 @@ class _Worker:
 
     def _send(self, message: dict[str, Any]) -> None:
         self._reply(wire.frame(message))
+
+
+def _tokens(session: Session, prompt: Prompt) -> list[int]:
+    """Return the token ids of a prompt that may be some already."""
+    numbers = [part for part in prompt if isinstance(part, int)]
+    return numbers or session.tokenize([part for part in prompt if not isinstance(part, int)])
 
 
 def _send_if_there(connection: "socket.socket", data: bytes) -> None:

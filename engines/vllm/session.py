@@ -120,7 +120,9 @@ class VllmSession:
         sampling = self._sampling
         arguments = sampling_arguments(options, limit, native=self._guesses)
         arguments["output_kind"] = sampling.RequestOutputKind.DELTA
-        arguments["stop_token_ids"] = sorted(token for token in self._tokenizer.ends if token < self._logits)
+        ends = () if options.ignore_end else self._tokenizer.ends
+        arguments["stop_token_ids"] = sorted(token for token in ends if token < self._logits)
+        arguments["ignore_eos"] = options.ignore_end
         constrained = options.json_schema is not None or options.grammar is not None
         if constrained:  # here, so that a mistake in it is this request's alone
             compile_constraint(str(self._folder), self._logits, options.json_schema, options.grammar)
