@@ -28,6 +28,7 @@ wire.EVIDENCE_BYTES = 64 << 10
 _TIMEOUT_SECONDS = 600.0
 _CANCEL_SECONDS = 0.9
 _KEEP_SECONDS = 3.0
+_AHEAD = 2  # requests of a batch that wait in the worker, besides as many as are answered at once
 
 
 class Interrupted(Exception):
@@ -149,31 +150,43 @@ class WorkerClient:
             yield event
 
     def generate_many(
-        self, requests: Iterable[tuple[str, Prompt, SamplingOptions]], parallel: int
+        self,
+        requests: Iterable[tuple[str, Prompt, SamplingOptions]],
+        parallel: int,
+        on_begin: Callable[[str], None] = lambda _name: None,
     ) -> Iterator[tuple[str, Event | LlmrunError]]:
         """Answer many prompts, up to `parallel` at once; the events of different ids are interleaved.
 
         Args:
-            requests: An id, the prompt and the options of each.
+            requests: An id, the prompt and the options of each. They are taken as the worker has room for them.
             parallel: How many answers are written at the same time, if the engine can do that.
+            on_begin: Gets the id of a request when the engine is about to have it.
 
         Yields:
             An id with its next event. Each id ends with `Done`, or with the error that kept it from being answered.
         """
         self._answering = True
-        plain = [
-            {"id": name, "segments": _plain(segments), "options": dataclasses.asdict(options)}
-            for name, segments, options in requests
-        ]
-        self._send({"request": "generate_many", "parallel": parallel, "requests": plain})
-        yield from self.events_of_many()
-
-    def events_of_many(self) -> Iterator[tuple[str, Event | LlmrunError]]:
-        """Yield the events of the answers that were asked for."""
+        source = iter(requests)
+        self._send({"request": "generate_many", "parallel": parallel, "ahead": parallel + _AHEAD})
         while (message := self._next())["event"] != "complete":
-            if "id" in message:
+            if message["event"] == "wanted":
+                self._feed(source, int(message["count"]))
+            elif message["event"] == "begun":
+                on_begin(str(message["id"]))
+            elif "id" in message:
                 yield str(message["id"]), _event_or_error(message)
         self._answering = False
+
+    def _feed(self, source: Iterator[tuple[str, Prompt, SamplingOptions]], count: int) -> None:
+        """Send the next requests of a batch, each as soon as it is there."""
+        for _ in range(count):
+            found = next(source, None)
+            if found is None:
+                self._send({"request": "more", "requests": [], "last": True})
+                return
+            name, segments, options = found
+            plain = {"id": name, "segments": _plain(segments), "options": dataclasses.asdict(options)}
+            self._send({"request": "more", "requests": [plain], "last": False})
 
     def cancel(self) -> Iterator[Event]:
         """Ask the engine to stop, and yield what it still says; if it does not stop within a second, end it."""
@@ -186,12 +199,12 @@ class WorkerClient:
                     return
 
     def cancel_many(self) -> Iterator[tuple[str, Event | LlmrunError]]:
-        """Do the same to many answers; each of them still ends with an event of its own, if the engine can hear."""
+        """Do the same to many answers; each that was begun still ends with an event of its own, if it can hear."""
         for message in self._cancel():
             if message["event"] == "complete":
                 self._answering = False
                 return
-            if "id" in message:
+            if "id" in message and message["event"] != "begun":
                 yield str(message["id"]), _event_or_error(message)
 
     def _cancel(self) -> Iterator[dict[str, Any]]:

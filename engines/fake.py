@@ -9,14 +9,15 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from llmrun.engines.cancellation import Cancellation
-from llmrun.engines.protocol import BatchEvent, BatchRequest, generate_one_by_one
+from llmrun.engines.protocol import BatchEvent, BatchRequest, Failure, check_prompt
 from llmrun.engines.textstream import TextStream
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, LoadPlan, SamplingOptions, Segment, Stats
-from llmrun.errors import ModelFileError, UsageError
+from llmrun.errors import LlmrunError, ModelFileError, UsageError
 
 __all__ = ["FakeEngine", "FakeSession", "Script"]
 
@@ -40,6 +41,7 @@ class Script:
         stdout: Text to print to standard output while loading, as native libraries do.
         raise_at: Raise a bug before this token.
         wobble: Every second answer takes so much longer for each token, as a share.
+        only_prompt: What is to go wrong at a token does so only where the prompt holds this text.
     """
 
     answer: str | None = None
@@ -56,6 +58,7 @@ class Script:
     stdout: str = ""
     raise_at: int | None = None
     wobble: float = 0.0
+    only_prompt: str | None = None
 
 
 def read_script() -> Script:
@@ -127,6 +130,7 @@ class FakeSession:
         if options.ignore_end:
             answer *= 1 + limit // max(1, len(answer))
         stream = TextStream(options.stop)
+        behaves_badly = script.only_prompt is None or script.only_prompt.encode() in bytes(tokens)
         started = time.perf_counter()
         while time.perf_counter() - started < script.prefill_seconds and not cancel.requested:
             time.sleep(0.01)
@@ -135,7 +139,8 @@ class FakeSession:
         for byte in answer[:limit]:
             if cancel.requested or stream.stopped:
                 break
-            self._misbehave(count + 1)
+            if behaves_badly:
+                self._misbehave(count + 1)
             time.sleep(token_seconds)
             count += 1
             times.append(time.perf_counter())
@@ -155,9 +160,24 @@ class FakeSession:
     def generate_many(
         self, requests: Iterable[BatchRequest], parallel: int, cancel: Cancellation
     ) -> Iterator[tuple[str, BatchEvent]]:
-        """Answer one request after another, whatever `parallel` says."""
-        del parallel
-        return generate_one_by_one(self, requests, cancel)
+        """Answer up to `parallel` requests in turns, a piece of each."""
+        source = iter(requests)
+        running: deque[tuple[str, Iterator[Event]]] = deque()
+        while True:
+            while len(running) < parallel and (request := next(source, None)) is not None:
+                try:
+                    check_prompt(request.tokens, self.context_length)
+                except LlmrunError as error:
+                    yield request.id, Failure(error=error)
+                    continue
+                running.append((request.id, self.generate(request.tokens, request.options, cancel)))
+            if not running:
+                return
+            name, events = running.popleft()
+            event = next(events, None)
+            if event is not None:
+                yield name, event
+                running.append((name, events))
 
     def _answer(self, tokens: Sequence[int]) -> bytes:
         if self._script.answer_hex is not None:

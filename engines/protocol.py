@@ -66,7 +66,8 @@ class Session(Protocol):
         """Answer many prompts, up to `parallel` of them at once; the events of different ids are interleaved.
 
         Each id ends with exactly one `Done` or `Failure`. After a request to cancel, every answer that was not
-        complete ends as cancelled, whether it had begun or not.
+        complete ends as cancelled, whether it had begun or not. To take the next request may take a while, because
+        whoever sends it has to make it, but not longer than that.
         """
 
     def close(self) -> None:

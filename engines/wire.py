@@ -3,11 +3,13 @@
 No pickle: the worker runs native code on files from strangers, so nothing it sends may be more than data.
 
 Requests: `preload` (path), `load` (plan), `tokenize` (segments), `generate` (segments, options), `generate_many`
-(parallel, requests: id, segments, options of each), `cancel`, `keep` (seconds, target).
+(parallel, ahead: requests that may wait), `more` (requests: id, segments, options of each; last: no more will come),
+`cancel`, `keep` (seconds, target).
 Answers: `ready` (when the process ran and the engine was imported, on the system's monotonic clock), `loading`
 (fraction, phase: its name or nothing), `loaded` (context_length, seconds), `tokens` (ids), `prompt` (token count),
-`delta`, `notice`, `done`, `kept`, `error` (class, message, fix). To `generate_many`: `delta`, `notice`, `done` and
-`failed` (class, message, fix), each with the id of its request, then `complete`.
+`delta`, `notice`, `done`, `kept`, `error` (class, message, fix). To `generate_many`: `wanted` (count), which `more`
+answers, and `begun`, `delta`, `notice`, `done` and `failed` (class, message, fix), each with the id of its request,
+then `complete`.
 
 A warm worker is greeted first, with `attach` or `stop` (protocol, version), and answers `attached`, `busy` or
 `stopping` (protocol, pid).

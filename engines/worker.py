@@ -13,12 +13,13 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmrun.engines import wire
 from llmrun.engines.cancellation import Cancellation
+from llmrun.engines.incoming import Incoming
 from llmrun.engines.protocol import BatchRequest, Engine, Failure, Phased, Preloading, Session, check_prompt
 from llmrun.engines.shared_memory import remove_openmp_mark
 from llmrun.engines.types import EngineName, LoadPlan, Prompt
@@ -80,6 +81,7 @@ class _Worker:
         self._entered = entered
         self._reply: _Reply = replies.write  # to whoever made the request that is being answered
         self._requests: queue.SimpleQueue[tuple[_Reply, dict[str, Any]]] = queue.SimpleQueue()
+        self._more: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()  # for the batch that runs
         self._cancel = Cancellation()
         self._engine: Engine | None = None
         self._session: Session | None = None
@@ -101,7 +103,7 @@ class _Worker:
             self._read(partial(connection.recv, 1 << 16), reply)
         assert self._server is not None
         self._server.left()
-        self._cancel.request()
+        self._stop_answer()
         self._requests.put((reply, {"request": "detach", "connection": connection}))
 
     def _read(self, read: Callable[[], bytes], reply: _Reply) -> None:
@@ -110,11 +112,18 @@ class _Worker:
         while data := read():
             for message in reader.feed(data):
                 if message["request"] == "cancel":
-                    self._cancel.request()
+                    self._stop_answer()
+                    continue
+                if message["request"] == "more":
+                    self._more.put(message)
                     continue
                 if message["request"] != "keep":  # which may follow a cancel that has not been seen yet
                     self._cancel.clear()  # here and not by the other thread: a cancel that follows must not be lost
                 self._requests.put((reply, message))
+
+    def _stop_answer(self) -> None:
+        self._cancel.request()
+        self._more.put(None)
 
     def serve(self) -> None:
         """Answer one request after another. An error ends the request, a bug ends the process."""
@@ -208,7 +217,7 @@ class _Worker:
         session = self._session
         if session is None:
             return  # _load has reported why
-        requests = self._batch(session, message["requests"])
+        requests = self._batch(session, int(message["ahead"]))
         for name, event in session.generate_many(requests, int(message["parallel"]), self._cancel):
             if isinstance(event, Failure):
                 self._send({"event": "failed", "id": name, **wire.encode_error(event.error)})
@@ -217,13 +226,17 @@ class _Worker:
         self._send({"event": "complete"})
         remove_openmp_mark(os.getpid())
 
-    @staticmethod
-    def _batch(session: Session, requests: Iterable[dict[str, Any]]) -> Iterator[BatchRequest]:
+    def _batch(self, session: Session, ahead: int) -> Iterator[BatchRequest]:
         """Tokenize each prompt when its turn comes: nobody waits for those of the others."""
-        for request in requests:
+
+        def ask(count: int) -> None:
+            self._send({"event": "wanted", "count": count})
+
+        for request in Incoming(self._more, ahead, ask, self._cancel):
             segments, options = wire.decode_request(request)
             if options is None:
                 raise UsageError("a generate request came without sampling options")
+            self._send({"event": "begun", "id": request["id"]})
             yield BatchRequest(id=request["id"], tokens=_tokens(session, segments), options=options)
 
     def _keep(self, message: dict[str, Any]) -> None:
