@@ -21,6 +21,7 @@ __all__ = ["build_app", "main", "run_here"]
 _HELP = """Run local language models with the best engine that this machine has for them, and say why.
 
 \b
+llmrun chat smollm2-135m-instruct
 llmrun run smollm2-135m-instruct "Why is the sky blue?"
 git diff | llmrun run ./model.gguf "Write a commit message for this."
 llmrun which-backend smollm2-135m-instruct
@@ -30,6 +31,7 @@ llmrun install llama-cpp
 # Where each command is, so that only the one that was typed is imported.
 _COMMANDS = {
     "run": ("llmrun.cli.run", "run"),
+    "chat": ("llmrun.cli.chat.command", "chat"),
     "which-backend": ("llmrun.cli.which_backend", "which_backend"),
     "models": ("llmrun.cli.models", "models_app"),
     "ps": ("llmrun.cli.ps", "ps"),

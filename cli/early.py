@@ -25,7 +25,8 @@ _renderers: "list[TemplateRenderer]" = []
 
 def start(arguments: list[str]) -> None:
     """Start what the command line seems to ask for; it is only looked at, not parsed."""
-    if arguments[:1] != ["run"] or "--help" in arguments or "-h" in arguments or len(arguments) < 2:
+    wanted = arguments[:1] in (["run"], ["chat"]) and len(arguments) > 1 and not arguments[1].startswith("-")
+    if not wanted or "--help" in arguments or "-h" in arguments or "--list" in arguments:
         return
     from llmrun.engines.warm.folder import seems_loaded
 

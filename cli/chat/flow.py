@@ -1,0 +1,167 @@
+"""What `llmrun chat` does: find the session and the model, then turn after turn until the user leaves.
+
+The model loads while the user types the first turn. Ctrl-C, from the end of a turn to the next prompt, raises nothing:
+it makes a descriptor readable that whatever takes time watches, so that nothing is ever left half written.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmrun.cli import early
+from llmrun.cli.chat.answer import take_turn
+from llmrun.cli.chat.attachments import read_attachment
+from llmrun.cli.chat.commands import command_words, run_command
+from llmrun.cli.chat.commands_files import describe_session
+from llmrun.cli.chat.model import ChatModel, ModelRequest
+from llmrun.cli.chat.piped import PipedReader, PipedView
+from llmrun.cli.chat.state import Chat, Leave, Settings, describe_error
+from llmrun.cli.chat.turns import AnswerView, TurnReader
+from llmrun.cli.signals import interrupt_descriptor
+from llmrun.engines.client import Interrupted
+from llmrun.engines.conversation.conversation import replay
+from llmrun.engines.conversation.session_file import SessionFile
+from llmrun.engines.conversation.sessions import new_name, newest_session, open_session
+from llmrun.engines.selection.select import fallback_notice
+from llmrun.engines.types import EngineName
+from llmrun.errors import LlmrunError, UsageError
+
+__all__ = ["ChatRequest", "execute"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """The command line of `chat`, checked.
+
+    `model` without a reference takes that of the session.
+    """
+
+    model: ModelRequest
+    session: str | None
+    continues: bool
+    settings: Settings
+    system: str | None
+    files: tuple[Path, ...]
+    plain: bool
+
+
+def execute(request: ChatRequest) -> None:
+    """Hold a conversation.
+
+    Raises:
+        LlmrunError: It cannot begin, or cannot go on; every turn so far is in the session.
+        SystemExit: 130 after Ctrl-C in an answer when nobody is there.
+    """
+    session = _find_session(request)
+    try:
+        _with_session(request, session)
+    finally:
+        session.close()
+
+
+def _find_session(request: ChatRequest) -> SessionFile:
+    if not request.continues:
+        return open_session(request.session or new_name())
+    newest = newest_session()
+    if newest is None:
+        raise UsageError("there is no session to continue", fix="llmrun chat MODEL begins one")
+    return open_session(newest)
+
+
+def _with_session(request: ChatRequest, session: SessionFile) -> None:
+    conversation = replay(session.loaded.records if session.loaded else ())
+    wanted = request.model
+    if not wanted.reference:
+        last = conversation.model
+        if last is None:
+            raise UsageError("which model?", fix="llmrun chat MODEL; llmrun models list shows those that are here")
+        asked = next((name for name in EngineName if name == last.engine_asked), None)
+        wanted = replace(wanted, reference=last.model, engine=wanted.engine or asked)
+    attachments = [read_attachment(path) for path in request.files]
+    prepared = ChatModel.prepare(wanted)
+    is_interactive, view, make_view, make_reader = _terminal(request)
+    with early.take_renderer() as renderer:
+        chat = Chat(
+            session=session,
+            model=ChatModel(wanted, prepared),
+            settings=request.settings,
+            view=view,
+            make_view=make_view,
+            renderer=renderer,
+            is_interactive=is_interactive,
+            conversation=conversation,
+            attachments=[attachment for attachment, _ in attachments],
+        )
+        try:
+            fallback = fallback_notice(prepared.selection, wanted.reference)
+            odd = [notice for _, notices in attachments for notice in notices]
+            chat.notice_once(*odd, *prepared.notices, *((fallback,) if fallback else ()))
+            _begin(chat, request)
+            _talk(chat, make_reader(chat))
+        finally:
+            chat.session.close()
+            for notice in chat.model.close():
+                chat.view.notice(notice)
+
+
+def _terminal(
+    request: ChatRequest,
+) -> tuple[bool, AnswerView, Callable[[str], AnswerView], Callable[[Chat], TurnReader]]:
+    """Return whether somebody is there, and what reads and shows."""
+    if not (_is_terminal(0) and _is_terminal(1)):
+        view = PipedView(hide_reasoning=request.settings.think == "hide", quiet=request.model.quiet)
+        return False, view, lambda _think: view, lambda _chat: PipedReader(view)
+    raise AssertionError
+
+
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
+
+
+def _begin(chat: Chat, request: ChatRequest) -> None:
+    """Say what goes on, where somebody reads it, and what is odd about the session."""
+    if request.system is not None and request.system != chat.conversation.system:
+        chat.set_system(request.system)
+    loaded = chat.session.loaded
+    if chat.is_interactive:
+        chat.view.notice(
+            f"{chat.model.request.reference} on {chat.model.engine}, context {chat.model.context_length:,} tokens; "
+            "/help lists the commands, Ctrl-D leaves"
+        )
+    if loaded is not None and (chat.is_interactive or loaded.torn_bytes or not chat.conversation.is_answered):
+        chat.view.notice(describe_session(chat))
+
+
+def _talk(chat: Chat, reader: TurnReader) -> None:
+    while True:
+        try:
+            text = reader.read()
+        except EOFError:
+            return
+        with interrupt_descriptor() as descriptor:
+            chat.interrupt = descriptor
+            try:
+                _handle(chat, text)
+            except Leave:
+                return
+            except Interrupted:
+                chat.view.notice("stopped")
+            except KeyboardInterrupt:
+                chat.view.notice("stopped")
+            except LlmrunError as error:
+                if not chat.is_interactive or chat.model.has_failed:
+                    raise
+                chat.view.notice(describe_error(error))
+
+
+def _handle(chat: Chat, text: str) -> None:
+    """Do what a line says: answer it, or carry out the command that it is."""
+    words = command_words(text) if chat.is_interactive else None
+    if words is not None:
+        run_command(chat, *words)
+    elif text.strip() or chat.attachments:
+        take_turn(chat, text.removeprefix("/") if chat.is_interactive and text.startswith("//") else text)
