@@ -35,7 +35,7 @@ from llmrun.hardware.types import GPU, CpuInfo, GpuVendor, Machine
 from llmrun.models.gguf.types import TENSOR_TYPES
 from llmrun.models.types import ModelFormat, ModelInfo
 
-__all__ = ["SpeedForecast", "fast_kernels", "forecast_speed"]
+__all__ = ["SpeedForecast", "bytes_per_token", "fast_kernels", "forecast_speed", "weights_per_prompt_token"]
 
 _TIED_SHARE = 0.09
 _SLOW_SHARE = 0.1  # of the bytes: a type of which there is less explains nothing
@@ -144,6 +144,16 @@ def forecast_speed(
         slow_types=on_cpu.slow_types if on_cpu else (),
         own_kernels=_with_own_kernels(read, cpu) if on_cpu else (),
     )
+
+
+def bytes_per_token(engine: EngineName, info: ModelInfo) -> float:
+    """Return the bytes of weights that one token reads."""
+    return sum(_bytes_read(engine, info).values())
+
+
+def weights_per_prompt_token(engine: EngineName, info: ModelInfo) -> float:
+    """Return how many weights one token of a prompt is multiplied by: those of the output only the last one needs."""
+    return sum(_multiplied(_bytes_read(engine, info), info).values())
 
 
 def _gpu_share(engine: EngineName, info: ModelInfo, gpu_layers: int) -> float:
@@ -290,14 +300,20 @@ def _prefill(engine: EngineName, info: ModelInfo, read: Mapping[str, float], see
     """
     if engine is not EngineName.LLAMA_CPP:
         return None
+    weights = _multiplied(read, info)
+    seconds = sum(2 * count / prefill_rate(name, seen.cpu, seen.kernels) for name, count in weights.items())
+    return seen.cpu.threads / seconds
+
+
+def _multiplied(read: Mapping[str, float], info: ModelInfo) -> dict[str, float]:
+    """Return the weights of each type but those of the output."""
     weights = {name: size / _bytes_per_weight(name) for name, size in read.items()}
     table = info.vocabulary_size * info.embedding_length
     for name in sorted(weights, key=_bytes_per_weight, reverse=True):
         if weights[name] > table:
             weights[name] -= table
             break
-    seconds = sum(2 * count / prefill_rate(name, seen.cpu, seen.kernels) for name, count in weights.items())
-    return seen.cpu.threads / seconds
+    return weights
 
 
 def _bytes_per_weight(type_name: str) -> float:
