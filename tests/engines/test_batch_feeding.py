@@ -49,7 +49,7 @@ def test_few_requests_are_ever_under_way(start: Start, parallel: int) -> None:
             most = max(most, taken - ended)
             yield request(str(number))
 
-    begun = []
+    begun: list[str] = []
     for _, event in client.generate_many(source(), parallel, begun.append):
         ended += isinstance(event, Done)
     assert (taken, ended) == (2000, 2000)
