@@ -12,11 +12,13 @@
     ├── StorageError              8   disk full, or the cache cannot be read or written
     ├── SecurityError             9   refused because it would be unsafe
     ├── PromptTooLongError       10   the prompt has more tokens than the context
+    ├── BatchIncompleteError     12   some requests of a batch failed
     ├── EngineCrashedError       70   the engine's process died; says by which signal, and why
     ├── OutputError              74   standard output could not be written
     └── EngineTimeoutError       75   the engine or a template took longer than its limit
 
-Ended by a signal (129 HUP, 130 INT, 141 PIPE, 143 TERM) is not an error and has no class here.
+Ended by a signal (129 HUP, 130 INT, 141 PIPE, 143 TERM) is not an error and has no class here, and neither is a replay
+that gives another answer (11).
 A library function raises one of these with the sentence that the user should read, and, where there is one,
 the command or option that mends it. Only `llmrun.cli.app.main` prints them. Anything else that escapes is a bug
 (exit code 1) and keeps its traceback.
@@ -25,6 +27,7 @@ the command or option that mends it. Only `llmrun.cli.app.main` prints them. Any
 from enum import IntEnum
 
 __all__ = [
+    "BatchIncompleteError",
     "EngineCrashedError",
     "EngineTimeoutError",
     "ExitCode",
@@ -56,6 +59,8 @@ class ExitCode(IntEnum):
     STORAGE = 8
     SECURITY = 9
     PROMPT_TOO_LONG = 10
+    ANSWER_DIFFERS = 11
+    BATCH_INCOMPLETE = 12
     ENGINE_CRASHED = 70
     OUTPUT = 74
     ENGINE_TIMEOUT = 75
@@ -134,6 +139,12 @@ class PromptTooLongError(LlmrunError):
     """The prompt has more tokens than the context can hold."""
 
     exit_code = ExitCode.PROMPT_TOO_LONG
+
+
+class BatchIncompleteError(LlmrunError):
+    """Some requests of a batch failed; all others have been answered."""
+
+    exit_code = ExitCode.BATCH_INCOMPLETE
 
 
 class EngineCrashedError(LlmrunError):

@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 
-__all__ = ["exit_on_signals", "interrupt_descriptor"]
+__all__ = ["StopRequest", "exit_on_signals", "interrupt_descriptor", "stop_descriptor"]
 
 
 def exit_on_signals() -> None:
@@ -44,3 +45,40 @@ def interrupt_descriptor() -> Iterator[int]:
         signal.signal(signal.SIGINT, before)
         os.close(read_end)
         os.close(write_end)
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """Whether the command was told to stop.
+
+    Attributes:
+        descriptor: Becomes readable when it is.
+        signal: By which signal it was, 0 before.
+    """
+
+    descriptor: int
+    signal: int = 0
+
+
+@contextlib.contextmanager
+def stop_descriptor() -> Iterator[StopRequest]:
+    """Within the block, INT, TERM and HUP are only noted, so that work can be left in order; not those ignored."""
+    with interrupt_descriptor() as descriptor:
+        request = StopRequest(descriptor)
+        noted = signal.getsignal(signal.SIGINT)
+        assert callable(noted)
+
+        def note(number: int, frame: FrameType | None) -> None:
+            request.signal = request.signal or number
+            noted(number, frame)
+
+        before = {
+            number: signal.signal(number, note)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
+        try:
+            yield request
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

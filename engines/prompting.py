@@ -1,6 +1,7 @@
 """From a conversation to the segments that an engine tokenizes, with the template and tokens of the prepared model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmrun.engines.prepare import Prepared
 from llmrun.models.prompt.conversation import (
@@ -13,7 +14,7 @@ from llmrun.models.prompt.conversation import (
     render_prompt,
 )
 
-__all__ = ["conversation_prompt", "verbatim_prompt"]
+__all__ = ["conversation_prompt", "remember_tokens", "verbatim_prompt"]
 
 _HARMONY_TOKENS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>")
 """Tokens that llama.cpp recognises in plain text whatever type their file gives them. Source: llama-vocab.cpp."""
@@ -49,6 +50,11 @@ def conversation_prompt(prepared: Prepared, messages: Sequence[Message], rendere
 def verbatim_prompt(prepared: Prepared, typed: str, attached: Sequence[str]) -> RenderedPrompt:
     """Return a prompt without a template; control tokens in what was typed are meant, in what was read they are not."""
     return raw_prompt(typed, attached, _added_tokens(prepared)[0])
+
+
+def remember_tokens(prepared: Prepared) -> Prepared:
+    """Return the same with the texts of added tokens in it, so that many prompts do not read them many times."""
+    return replace(prepared, subject=replace(prepared.subject, added_tokens=_added_tokens(prepared)))
 
 
 def _added_tokens(prepared: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:

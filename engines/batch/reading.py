@@ -18,11 +18,12 @@ from typing import BinaryIO, Self
 from llmrun.engines.batch.request import BatchDefaults, BatchItem, parse_item
 from llmrun.engines.batch.results import Known, id_mark
 from llmrun.errors import StorageError, UsageError
-from llmrun.progress import Progress
+from llmrun.progress import SILENT, Progress
 
 __all__ = ["BatchFile", "Census"]
 
 _LONGEST_LINE_BYTES = 64 << 20
+_WORTH_SHOWING_BYTES = 16 << 20  # about a second
 _REPORT_LINES = 1000
 _TO_DO, _DONE, _FAILED = b"\0\1\2"
 
@@ -103,6 +104,7 @@ class BatchFile:
         """
         states = bytearray()
         lines: dict[bytes, int] = {}
+        progress = progress if self._fingerprint[0] >= _WORTH_SHOWING_BYTES else SILENT
         progress.begin("checking the requests", self._fingerprint[0])
         try:
             for item, size in self._read(defaults):

@@ -33,6 +33,7 @@ _NOT_ITS_FAULT = frozenset(
         ExitCode.ENGINE_TIMEOUT,
     }
 )
+_REASONING = "<think>"
 _SET_ASIDE = 16  # requests that may be too long, before the others wait for them
 
 
@@ -46,6 +47,7 @@ class Outcome:
         logprobs: Of its tokens, if they were asked for.
         notices: What the user should know about it.
         overflow: What was left out of the prompt.
+        starts_inside: The prompt ends with the beginning of the model's reasoning.
         done: The end of the answer, or None if it failed.
         error: Why it failed.
     """
@@ -55,6 +57,7 @@ class Outcome:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     overflow: Shortened | None = None
+    starts_inside: bool = False
     done: Done | None = None
     error: LlmrunError | None = None
 
@@ -192,6 +195,7 @@ class BatchRunner:
         item = outcome.item
         self._under_way[item.id] = outcome
         outcome.notices += rendered.notices
+        outcome.starts_inside = rendered.text.rstrip().endswith(_REASONING)
         return item.id, rendered.segments, item.sampling
 
     def _fit(self) -> None:
