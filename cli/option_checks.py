@@ -8,7 +8,7 @@ import typer
 from llmrun.engines.memory.kv import KV_BYTES
 from llmrun.engines.types import EngineName
 
-__all__ = ["finite", "known_engine", "known_kv_type", "one_of", "positive", "stop_texts"]
+__all__ = ["finite", "given_parameters", "known_engine", "known_kv_type", "one_of", "positive", "stop_texts"]
 
 
 def finite(value: float | None) -> float | None:
@@ -56,3 +56,9 @@ def stop_texts(values: list[str]) -> list[str]:
     if any(not value for value in values):
         raise typer.BadParameter("an empty stop text would end every answer at once")
     return values
+
+
+def given_parameters(context: typer.Context) -> frozenset[str]:
+    """Return the names of the parameters that stand on the command line itself."""
+    sources = ((name, context.get_parameter_source(name)) for name in context.params)
+    return frozenset(name for name, source in sources if source is not None and source.name == "COMMANDLINE")

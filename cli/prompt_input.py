@@ -12,9 +12,17 @@ from pathlib import Path
 
 from llmrun.errors import UsageError
 
-__all__ = ["PromptInput", "read_prompt"]
+__all__ = ["PromptInput", "PromptSource", "assemble_prompt", "read_file", "read_prompt", "read_stdin"]
 
 _PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSource:
+    """Something that was read: a file, or standard input (`path` is None)."""
+
+    path: Path | None
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +33,13 @@ class PromptInput:
         typed: The argument, or None.
         attached: Contents of files and standard input, in order.
         notices: What was odd about them.
+        sources: What was read, as it was.
     """
 
     typed: str | None
     attached: tuple[str, ...]
     notices: tuple[str, ...]
+    sources: tuple[PromptSource, ...] = ()
 
     @property
     def text(self) -> str:
@@ -43,16 +53,26 @@ def read_prompt(argument: str | None, files: Sequence[Path], *, quiet: bool) -> 
     Raises:
         UsageError: There is no prompt, it is blank, or a file cannot be read.
     """
-    notices: list[str] = []
-    attached = [_decode(_read_file(path), str(path), notices) for path in files]
-    piped = _read_stdin(quiet=quiet)
+    sources = [PromptSource(path=path, data=read_file(path)) for path in files]
+    piped = read_stdin(quiet=quiet)
     if piped:
-        attached.append(_decode(piped, "standard input", notices))
-    typed = None if argument is None else _decode(os.fsencode(argument), "the prompt", notices)
+        sources.append(PromptSource(path=None, data=piped))
+    return assemble_prompt(None if argument is None else os.fsencode(argument), sources)
+
+
+def assemble_prompt(typed: bytes | None, sources: Sequence[PromptSource]) -> PromptInput:
+    """Put together what was typed and what was read.
+
+    Raises:
+        UsageError: Nothing of it is more than blanks.
+    """
+    notices: list[str] = []
+    attached = [_decode(source.data, str(source.path or "standard input"), notices) for source in sources]
     prompt = PromptInput(
-        typed=typed,
+        typed=None if typed is None else _decode(typed, "the prompt", notices),
         attached=tuple(text.strip("\n") for text in attached if text.strip()),
         notices=tuple(notices),
+        sources=tuple(sources),
     )
     if not prompt.text.strip():
         raise UsageError(
@@ -62,14 +82,19 @@ def read_prompt(argument: str | None, files: Sequence[Path], *, quiet: bool) -> 
     return prompt
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"--file {path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_stdin(*, quiet: bool) -> bytes:
+def read_stdin(*, quiet: bool) -> bytes:
     """Return what is piped in; nothing when standard input is a terminal or closed."""
     try:
         if os.isatty(0):

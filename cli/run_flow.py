@@ -8,14 +8,14 @@ import gc
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmrun.cli import early
 from llmrun.cli.output import TerminalWriter, report_line, write_json, write_out
 from llmrun.cli.prompt_input import PromptInput, read_prompt
-from llmrun.cli.run_prompt import render_fitting, render_whole
+from llmrun.cli.run_prompt import ModelPrompt, render_fitting, render_whole
 from llmrun.cli.run_report import answer_document, dry_run_document, finish_notice, stats_lines
 from llmrun.cli.signals import interrupt_descriptor
 from llmrun.cli.standby.starting import leave_standby
@@ -26,12 +26,12 @@ from llmrun.engines.selection.select import fallback_notice
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions, TokenLogprob
 from llmrun.engines.warm.flow import release, slow_start_hint
 from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
-from llmrun.models.prompt.conversation import RenderedPrompt
 
 if TYPE_CHECKING:
-    from llmrun.engines.conversation.shorten import Overflow, Shortened
+    from llmrun.engines.conversation.shorten import Overflow
+    from llmrun.engines.manifest.values import Manifest
 
-__all__ = ["RunRequest", "execute"]
+__all__ = ["Outcome", "RunRequest", "execute"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +48,31 @@ class RunRequest:
     draft: str | None
     keep_seconds: float | None
     sampling: SamplingOptions
-    overflow: "Overflow"
+    overflow: "Overflow" = "error"
     offline: bool
-    yes: bool
+    yes: bool = False
     fallback: bool
+    manifest: Path | None = None
+    replay: "Manifest | None" = None
     dry_run: bool
     stats: bool
     json_output: bool
     quiet: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What is to be said after an answer that was recorded or repeated.
+
+    Attributes:
+        notices: For standard error.
+        document: What `--json` says besides.
+        code: The exit code, when nothing else went wrong.
+    """
+
+    notices: tuple[str, ...] = ()
+    document: dict[str, Any] = field(default_factory=dict)
+    code: int = 0
 
 
 class _Notices:
@@ -80,7 +97,7 @@ def execute(request: RunRequest) -> None:
         SystemExit: 130 after Ctrl-C.
     """
     notices = _Notices(quiet=request.quiet)
-    prompt = read_prompt(request.prompt, request.files, quiet=request.quiet)
+    prompt = _read_prompt(request)
     notices.add(*prompt.notices)
     prepared = _prepare(request)
     notices.add(*prepared.notices)
@@ -101,6 +118,18 @@ def execute(request: RunRequest) -> None:
             raise
         notices.add(f"{error.message}; trying {following.plan.engine}", *following.notices)
         _attempt(request, prompt, following, notices, shown)
+
+
+def _read_prompt(request: RunRequest) -> PromptInput:
+    if request.manifest is not None:
+        from llmrun.engines.manifest.file import check_target
+
+        check_target(request.manifest)
+    if request.replay is not None:
+        from llmrun.cli.replay import recorded_prompt
+
+        return recorded_prompt(request.replay, quiet=request.quiet)
+    return read_prompt(request.prompt, request.files, quiet=request.quiet)
 
 
 def _prepare(request: RunRequest) -> Prepared:
@@ -130,12 +159,13 @@ def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notic
     worker = prepared.worker or early.take_worker(prepared.plan.engine)
     try:
         worker.send_load(prepared.plan)
-        rendered, shortened = _render(request, prompt, prepared, worker)
-        notices.add(*rendered.notices, *(() if shortened is None else (shortened.notice,)))
+        shown_prompt = _render(request, prompt, prepared, worker)
+        left_out = shown_prompt.shortened
+        notices.add(*shown_prompt.rendered.notices, *(() if left_out is None else (left_out.notice,)))
         if request.dry_run:
-            _show_dry_run(request, worker, prepared, rendered, shortened)
+            _show_dry_run(request, worker, prepared, shown_prompt)
         else:
-            _answer(request, worker, prepared, rendered, shortened, notices, shown)
+            _answer(request, worker, prepared, shown_prompt, notices, shown)
             hint = slow_start_hint(worker) if request.keep_seconds is None else None
             notices.add(*((hint,) if hint else ()))
     finally:
@@ -144,17 +174,12 @@ def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notic
             leave_standby()
 
 
-def _show_dry_run(
-    request: RunRequest,
-    worker: WorkerClient,
-    prepared: Prepared,
-    rendered: RenderedPrompt,
-    shortened: "Shortened | None",
-) -> None:
+def _show_dry_run(request: RunRequest, worker: WorkerClient, prepared: Prepared, prompt: ModelPrompt) -> None:
+    rendered = prompt.rendered
     worker.wait_loaded()
     tokens = worker.tokenize(rendered.segments)
     if request.json_output:
-        write_json(dry_run_document(prepared, rendered, shortened, tokens))
+        write_json(dry_run_document(prepared, rendered, prompt.shortened, tokens))
         return
     write_out(rendered.text if rendered.text.endswith("\n") else rendered.text + "\n")
     report_line(f"llmrun: {len(tokens):,} tokens; template: {rendered.template_source}")
@@ -174,40 +199,51 @@ def _answer(
     request: RunRequest,
     worker: WorkerClient,
     prepared: Prepared,
-    rendered: RenderedPrompt,
-    shortened: "Shortened | None",
+    prompt: ModelPrompt,
     notices: _Notices,
     shown: list[str],
 ) -> None:
     started = time.perf_counter()
-    worker.send_generate(rendered.segments, request.sampling)
+    worker.send_generate(prompt.rendered.segments, request.sampling)
     writer = None if request.json_output else TerminalWriter()
     gc.freeze()  # what was imported stays
     gc.enable()
     _wait_loaded(worker, prepared, quiet=request.quiet)
     streamed = _stream(worker, writer, notices, shown, started)
-    if streamed.done is None:
+    done = streamed.done
+    if done is None:
         raise SystemExit(ExitCode.INTERRUPTED)
-    notices.add(*finish_notice(streamed.done, request.sampling, prepared.plan))
+    notices.add(*finish_notice(done, request.sampling, prepared.plan))
+    outcome = _record(request, prepared, prompt, streamed.text, done)
+    notices.add(*outcome.notices)
     if request.json_output:
-        write_json(
-            answer_document(
-                prepared,
-                rendered,
-                shortened,
-                request.sampling,
-                streamed.text,
-                streamed.logprobs,
-                streamed.done,
-                tuple(notices.texts),
-                worker.phases,
-            )
+        document = answer_document(
+            prepared,
+            prompt.rendered,
+            prompt.shortened,
+            request.sampling,
+            streamed.text,
+            streamed.logprobs,
+            done,
+            tuple(notices.texts),
+            worker.phases,
         )
+        write_json(document | outcome.document)
     if request.stats:
-        for line in stats_lines(prepared, request.sampling, streamed.done, streamed.first_seconds, worker.phases):
+        for line in stats_lines(prepared, request.sampling, done, streamed.first_seconds, worker.phases):
             report_line(line)
-    if streamed.done.finish_reason is FinishReason.CANCELLED:
-        raise SystemExit(ExitCode.INTERRUPTED)
+    code = ExitCode.INTERRUPTED if done.finish_reason is FinishReason.CANCELLED else outcome.code
+    if code:
+        raise SystemExit(code)
+
+
+def _record(request: RunRequest, prepared: Prepared, prompt: ModelPrompt, text: str, done: Done) -> Outcome:
+    """Write the manifest and compare with the one that is repeated, where that is wanted."""
+    if request.manifest is None and request.replay is None:
+        return Outcome()
+    from llmrun.cli.replay import conclude
+
+    return conclude(request, prepared, prompt, text, done)
 
 
 def _stream(
@@ -282,12 +318,10 @@ def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> in
     return context_length
 
 
-def _render(
-    request: RunRequest, prompt: PromptInput, prepared: Prepared, worker: WorkerClient
-) -> "tuple[RenderedPrompt, Shortened | None]":
+def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared, worker: WorkerClient) -> ModelPrompt:
     """Turn the prompt into what the model sees; only to cut it, the engine has to be waited for."""
     if request.overflow == "error":
-        return render_whole(prompt, prepared, request.system, raw=request.raw), None
+        return render_whole(prompt, prepared, request.system, raw=request.raw)
     return render_fitting(
         prompt,
         prepared,

@@ -1,6 +1,7 @@
 """From what the user gave to the prompt that the model sees, and cut to fit if that is wanted."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmrun.cli import early
@@ -13,17 +14,27 @@ if TYPE_CHECKING:
     from llmrun.engines.client import WorkerClient
     from llmrun.engines.conversation.shorten import Overflow, Shortened
 
-__all__ = ["render_fitting", "render_whole"]
+__all__ = ["ModelPrompt", "render_fitting", "render_whole"]
 
 _Render = Callable[[tuple[str, ...]], RenderedPrompt]
 
 
-def render_whole(prompt: PromptInput, prepared: Prepared, system: str | None, *, raw: bool) -> RenderedPrompt:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPrompt:
+    """What was given, what the model sees of it, and what was left out, if anything was."""
+
+    given: PromptInput
+    rendered: RenderedPrompt
+    shortened: "Shortened | None" = None
+
+
+def render_whole(prompt: PromptInput, prepared: Prepared, system: str | None, *, raw: bool) -> ModelPrompt:
     """Turn the prompt into what the model sees; if it is too long, the engine will say so."""
     if raw:
-        return verbatim_prompt(prepared, prompt.typed or "", prompt.attached)
+        return ModelPrompt(given=prompt, rendered=verbatim_prompt(prepared, prompt.typed or "", prompt.attached))
     with early.take_renderer() as renderer:
-        return conversation_prompt(prepared, _messages(prompt.typed, prompt.attached, system), renderer)
+        messages = _messages(prompt.typed, prompt.attached, system)
+        return ModelPrompt(given=prompt, rendered=conversation_prompt(prepared, messages, renderer))
 
 
 def render_fitting(
@@ -36,7 +47,7 @@ def render_fitting(
     max_tokens: int | None,
     worker: "WorkerClient",
     context_length: int,
-) -> "tuple[RenderedPrompt, Shortened | None]":
+) -> ModelPrompt:
     """Do the same, and leave out of the attached text what does not fit; the worker, which is loaded, counts.
 
     Raises:
@@ -45,7 +56,7 @@ def render_fitting(
     if raw:
         return _fit(
             lambda attached: verbatim_prompt(prepared, prompt.typed or "", attached),
-            prompt.attached,
+            prompt,
             policy,
             max_tokens,
             worker,
@@ -54,7 +65,7 @@ def render_fitting(
     with early.take_renderer() as renderer:
         return _fit(
             lambda attached: conversation_prompt(prepared, _messages(prompt.typed, attached, system), renderer),
-            prompt.attached,
+            prompt,
             policy,
             max_tokens,
             worker,
@@ -64,25 +75,26 @@ def render_fitting(
 
 def _fit(
     render: _Render,
-    attached: tuple[str, ...],
+    prompt: PromptInput,
     policy: "Overflow",
     max_tokens: int | None,
     worker: "WorkerClient",
     context_length: int,
-) -> "tuple[RenderedPrompt, Shortened | None]":
+) -> ModelPrompt:
     from llmrun.engines.conversation.shorten import shorten
 
     def given(text: str) -> tuple[str, ...]:
         return (text,) if text else ()
 
     shortened = shorten(
-        "\n\n".join(attached),
+        "\n\n".join(prompt.attached),
         policy,
         context_length=context_length,
         max_tokens=max_tokens,
         count=lambda text: len(worker.tokenize(render(given(text)).segments)),
     )
-    return render(attached if shortened is None else given(shortened.text)), shortened
+    sent = prompt.attached if shortened is None else given(shortened.text)
+    return ModelPrompt(given=prompt, rendered=render(sent), shortened=shortened)
 
 
 def _messages(typed: str | None, attached: tuple[str, ...], system: str | None) -> list[Message]:
