@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from llmrun.engines.batch.fitting import Fitter
 from llmrun.engines.batch.request import BatchItem
 from llmrun.engines.client import Interrupted, WorkerClient
+from llmrun.engines.conversation.reasoning import opening_mark
 from llmrun.engines.conversation.shorten import Shortened
 from llmrun.engines.types import Delta, Done, Event, FinishReason, Notice, SamplingOptions, Segment, TokenLogprob
 from llmrun.errors import EngineCrashedError, EngineTimeoutError, ExitCode, LlmrunError
@@ -33,7 +34,6 @@ _NOT_ITS_FAULT = frozenset(
         ExitCode.ENGINE_TIMEOUT,
     }
 )
-_REASONING = "<think>"
 _SET_ASIDE = 16  # requests that may be too long, before the others wait for them
 
 
@@ -195,7 +195,7 @@ class BatchRunner:
         item = outcome.item
         self._under_way[item.id] = outcome
         outcome.notices += rendered.notices
-        outcome.starts_inside = rendered.text.rstrip().endswith(_REASONING)
+        outcome.starts_inside = bool(opening_mark(rendered.text))
         return item.id, rendered.segments, item.sampling
 
     def _fit(self) -> None:
