@@ -16,7 +16,7 @@ from llmrun.errors import ExitCode, LlmrunError
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["build_app", "main", "run_here"]
+__all__ = ["COMMANDS", "build_app", "main", "run_here"]
 
 _HELP = """Run local language models with the best engine that this machine has for them, and say why.
 
@@ -29,7 +29,7 @@ llmrun models pull smollm2-135m-instruct
 llmrun install llama-cpp
 """
 # Where each command is, so that only the one that was typed is imported.
-_COMMANDS = {
+COMMANDS = {
     "run": ("llmrun.cli.run", "run"),
     "chat": ("llmrun.cli.chat.command", "chat"),
     "which-backend": ("llmrun.cli.which_backend", "which_backend"),
@@ -37,10 +37,14 @@ _COMMANDS = {
     "ps": ("llmrun.cli.ps", "ps"),
     "stop": ("llmrun.cli.stop", "stop"),
     "install": ("llmrun.cli.install", "install"),
+    "config": ("llmrun.cli.config_show", "config_app"),
+    "completion": ("llmrun.cli.completion.command", "completion"),
 }
+# They must work whatever is in the configuration file.
+_WITHOUT_DEFAULTS = ("config", "completion")
 
 
-def build_app(names: Iterable[str] = _COMMANDS) -> "typer.Typer":
+def build_app(names: Iterable[str] = COMMANDS) -> "typer.Typer":
     """Return the application with the named commands; importing fewer of them starts faster."""
     import typer
 
@@ -66,7 +70,7 @@ def build_app(names: Iterable[str] = _COMMANDS) -> "typer.Typer":
             raise typer.Exit
 
     for name in names:
-        module, attribute = _COMMANDS[name]
+        module, attribute = COMMANDS[name]
         found = getattr(import_module(module), attribute)
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
@@ -79,6 +83,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     from llmrun.cli.standby.asking import hand_over
 
+    if "_LLMRUN_COMPLETE" in os.environ:
+        from llmrun.cli.completion.answers import answer_shell
+
+        sys.exit(answer_shell())
     words = sys.argv[1:] if arguments is None else arguments
     code = hand_over(words)
     sys.exit(run_here(words) if code is None else code)
@@ -104,8 +112,8 @@ def run_here(arguments: list[str]) -> int:
         gc.disable()  # looking for garbage among modules takes a fifteenth of the start; the answer enables it
     try:
         early.start(arguments)
-        names = (name,) if name in _COMMANDS else _COMMANDS
-        build_app(names)(arguments, prog_name="llmrun", default_map=_defaults())
+        names = (name,) if name in COMMANDS else COMMANDS
+        build_app(names)(arguments, prog_name="llmrun", default_map=None if name in _WITHOUT_DEFAULTS else _defaults())
     except LlmrunError as error:
         report_error(error)
         return int(error.exit_code)

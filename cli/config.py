@@ -21,7 +21,7 @@ from llmrun.errors import UsageError
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["config_path", "read_defaults"]
+__all__ = ["config_path", "read_defaults", "read_table"]
 
 _MAX_BYTES = 1 << 20
 
@@ -47,10 +47,15 @@ def read_defaults(app: "typer.Typer", path: Path) -> dict[str, Any]:
     """
     from typer.main import get_command
 
-    return _defaults(get_command(app), _read(path), {}, path)
+    return _defaults(get_command(app), read_table(path), {}, path)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
+    """Return what is in the file, unchecked.
+
+    Raises:
+        UsageError: It cannot be read, or is no TOML.
+    """
     import tomllib
 
     try:
