@@ -1,0 +1,141 @@
+"""What `llmrun bench` does: find the models, check the sizes, measure, and write what came of it, however it ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmrun.cli.bench.formats import definitions_text, write_row, write_whole
+from llmrun.cli.bench.progress import choose_bench_progress
+from llmrun.cli.output import report_line, write_out
+from llmrun.engines.installed.facts import EngineFacts
+from llmrun.engines.measure.bench import Bench, Row
+from llmrun.engines.measure.candidates import Candidate, find_candidate
+from llmrun.engines.measure.points import Sweep, check_sizes
+from llmrun.engines.measure.result import document
+from llmrun.engines.plan import PlanRequest
+from llmrun.engines.types import EngineName
+from llmrun.errors import ExitCode, LlmrunError, NotEnoughMemoryError, NoUsableEngineError
+from llmrun.hardware.machine import probe_machine
+from llmrun.hardware.types import Machine
+from llmrun.progress import StagedProgress
+
+__all__ = ["BenchRequest", "execute", "print_definitions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRequest:
+    """The command line of `bench`, checked."""
+
+    models: tuple[str, ...]
+    engines: tuple[EngineName, ...] | None
+    all_engines: bool
+    sweep: Sweep
+    plan: PlanRequest
+    offline: bool
+    with_limits: bool
+    with_cold_start: bool
+    output: str | None
+    explain: bool
+    quiet: bool
+
+
+def execute(request: BenchRequest) -> None:
+    """Measure, and write the result.
+
+    Raises:
+        LlmrunError: A model cannot be found, a size cannot be measured, or every engine failed.
+        SystemExit: 130 after Ctrl-C; what was done has been written.
+    """
+    progress = choose_bench_progress(quiet=request.quiet)
+    machine = probe_machine()
+    candidates = [_find(request, reference, machine, progress) for reference in request.models]
+    for candidate in candidates:
+        check_sizes(request.sweep, candidate.info, candidate.model.path.name)
+    bench = Bench(
+        candidates,
+        request.sweep,
+        machine,
+        request.plan,
+        progress,
+        with_limits=request.with_limits,
+        with_cold_start=request.with_cold_start,
+    )
+    rows, interrupted = _collect(bench, request)
+    _write(request, bench, rows, machine, candidates, interrupted=interrupted)
+    if interrupted:
+        raise SystemExit(ExitCode.INTERRUPTED)
+    _raise_if_all_failed(rows)
+
+
+def print_definitions() -> None:
+    """Say how each figure is taken."""
+    write_out(definitions_text())
+
+
+def _find(request: BenchRequest, reference: str, machine: Machine, progress: StagedProgress) -> Candidate:
+    return find_candidate(
+        reference,
+        request.engines,
+        machine,
+        request.plan,
+        all_engines=request.all_engines,
+        offline=request.offline,
+        progress=progress,
+    )
+
+
+def _collect(bench: Bench, request: BenchRequest) -> tuple[list[Row], bool]:
+    """Return the rows, and whether Ctrl-C ended the measurement before its end."""
+    rows: list[Row] = []
+    try:
+        for row in bench.run():
+            rows.append(row)
+            if request.output == "jsonl":
+                write_row(row)
+    except KeyboardInterrupt:
+        report_line("llmrun: interrupted; what was measured until then follows")
+        return rows, True
+    return rows, False
+
+
+def _write(
+    request: BenchRequest,
+    bench: Bench,
+    rows: Sequence[Row],
+    machine: Machine,
+    candidates: Sequence[Candidate],
+    *,
+    interrupted: bool,
+) -> None:
+    if request.output == "jsonl":
+        return
+    made = document(
+        rows,
+        machine,
+        bench.limits,
+        _facts(candidates),
+        repetitions=request.sweep.repetitions,
+        energy_source=bench.instruments.energy.source,
+        interrupted=interrupted,
+    )
+    write_whole(made, request.output)
+    if request.explain:
+        report_line(definitions_text().rstrip())
+
+
+def _facts(candidates: Sequence[Candidate]) -> dict[EngineName, EngineFacts]:
+    return {engine: candidate.facts(engine) for candidate in candidates for engine in candidate.engines}
+
+
+def _raise_if_all_failed(rows: Sequence[Row]) -> None:
+    failures = [row.error for row in rows if row.error is not None]
+    if not failures or len(failures) < len(rows):
+        return
+    first = failures[0]
+    if all(isinstance(error, NotEnoughMemoryError) for error in failures):
+        raise first
+    reasons = "; ".join(dict.fromkeys(f"{row.point.setup.engine}: {_message(row.error)}" for row in rows))
+    raise NoUsableEngineError(f"nothing could be measured: {reasons}", fix=first.fix)
+
+
+def _message(error: LlmrunError | None) -> str:
+    return "" if error is None else error.message

@@ -1,0 +1,144 @@
+"""Results as text: one JSON document, JSON lines, CSV, Markdown, or a table for people. Pure but for the last step."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from llmrun.cli.output import write_json, write_out
+from llmrun.engines.measure.bench import Row
+from llmrun.engines.measure.result import SCHEMA, VERSION, row_document
+from llmrun.engines.measure.samples import DEFINITIONS, Metric
+
+__all__ = ["csv_text", "definitions_text", "markdown_text", "write_row", "write_whole"]
+
+_SETTINGS = (
+    "model",
+    "engine",
+    "threads",
+    "kv_type",
+    "gpu_layers",
+    "parallel",
+    "depth",
+    "prompt_tokens",
+    "answer_tokens",
+)
+_OTHERS = ("memory_bandwidth_share", "matrix_product_share", "peak_memory_bytes", "gpu_memory_bytes")
+_STATISTICS = ("mean", "sd", "median", "low", "high")
+
+
+def write_row(row: Row) -> None:
+    """Write one row as a line of JSON."""
+    write_out(json.dumps({"schema": SCHEMA, "version": VERSION, **row_document(row)}) + "\n")
+
+
+def write_whole(document: Mapping[str, Any], output: str | None) -> None:
+    """Write a whole result."""
+    if output == "json":
+        write_json(dict(document))
+    elif output == "csv":
+        write_out(csv_text(document))
+    elif output == "md":
+        write_out(markdown_text(document))
+    else:
+        from llmrun.cli.bench.table import write_table
+
+        write_table(document)
+
+
+def csv_text(document: Mapping[str, Any]) -> str:
+    """Return a line for each row: its settings, five statistics of every figure, and what else was seen."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    statistics = [f"{metric.value}_{name}" for metric in Metric for name in _STATISTICS]
+    writer.writerow([*_SETTINGS, "error", *statistics, *_OTHERS, "warnings", "created", "llmrun"])
+    for row in document["rows"]:
+        values = [row["statistics"].get(metric.value, {}).get(name) for metric in Metric for name in _STATISTICS]
+        writer.writerow(
+            [
+                *(row[name] for name in _SETTINGS),
+                row["error"]["message"] if row["error"] else None,
+                *values,
+                *(row[name] for name in _OTHERS),
+                "; ".join(row["warnings"]),
+                document["created"],
+                document["llmrun"],
+            ]
+        )
+    return text.getvalue()
+
+
+def markdown_text(document: Mapping[str, Any]) -> str:
+    """Return a table as llama-bench writes it: mean ± standard deviation."""
+    head = ("model", "engine", "threads", "test", "tokens/s", "of the limit", "TTFT", "TPOT (p95)", "peak memory")
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in document["rows"]:
+        lines += ["| " + " | ".join(cells) + " |" for cells in _markdown_cells(row)]
+    notes = [f"- {name(row)}: {warning}" for row in document["rows"] for warning in row["warnings"]]
+    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """Return what tells a row from others: engine, sizes, and settings that are not the usual ones."""
+    parts = [row["engine"], f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"]
+    parts += [f"depth {row['depth']}"] if row["depth"] else []
+    parts += [f"{row['parallel']} at once"] if row["parallel"] > 1 else []
+    parts += [f"KV {row['kv_type']}"] if row["kv_type"] != "f16" else []
+    parts += [] if row["gpu_layers"] is None else [f"{row['gpu_layers']} GPU layers"]
+    return ", ".join(parts)
+
+
+def _markdown_cells(row: Mapping[str, Any]) -> list[list[str]]:
+    model = row["model"].replace("|", "\\|").rsplit("/", 1)[-1]
+    first = [model, row["engine"], str(row["threads"])]
+    if row["error"]:
+        return [[*first, "failed", row["error"]["message"].replace("|", "\\|"), "", "", "", ""]]
+    cells = []
+    memory = f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    suffix = (f" @ d{row['depth']}" if row["depth"] else "") + (f" × {row['parallel']}" if row["parallel"] > 1 else "")  # noqa: RUF001
+    if row["prompt_tokens"]:
+        cells.append(
+            [
+                *first,
+                f"pp{row['prompt_tokens']}{suffix}",
+                _rate(row, Metric.PREFILL),
+                _percent(row["matrix_product_share"]),
+                _milliseconds(row, Metric.TTFT),
+                "",
+                memory,
+            ]
+        )
+    if row["answer_tokens"]:
+        tpot = f"{_milliseconds(row, Metric.TPOT)} ({_milliseconds(row, Metric.TPOT_P95)})"
+        share = _percent(row["memory_bandwidth_share"])
+        cells.append([*first, f"tg{row['answer_tokens']}{suffix}", _rate(row, Metric.DECODE), share, "", tpot, memory])
+    return cells
+
+
+def _rate(row: Mapping[str, Any], metric: Metric) -> str:
+    found = row["statistics"][metric.value]
+    return f"{found['mean']:,.2f}" + ("" if found["sd"] is None else f" ± {found['sd']:,.2f}")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}%"
+
+
+def _milliseconds(row: Mapping[str, Any], metric: Metric) -> str:
+    return f"{1000 * row['statistics'][metric.value]['median']:,.1f} ms"
+
+
+def definitions_text() -> str:
+    """Return how each figure is taken."""
+    lines = [f"{definition.label}: {definition.text}\n" for definition in DEFINITIONS.values()]
+    return "".join(lines) + _MORE
+
+
+_MORE = """\
+peak memory: the engine's process and all that it started, as the kernel counts their resident peaks
+of the limit: of decode, the bytes that each token reads (weights and KV) against the memory bandwidth that was
+measured here on as many threads; of prefill, two operations for each weight and token (and attention) against the
+fastest matrix product that could be made here, of whatever type of number
+±: half of the 95% interval of the mean over the repetitions (Student's t); in csv and json, sd is the deviation of one
+"""

@@ -1,0 +1,184 @@
+"""The table that people see: rates with bars and their share of the machine's limit, then times and memory.
+
+Everything is drawn from the document, so that a stored result looks as it did when it was measured.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmrun.cli.bench.formats import name
+from llmrun.cli.output import inert, write_out
+from llmrun.engines.measure.samples import DEFINITIONS, Metric
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["table_text", "write_table"]
+
+_BAR_WIDTH = 16
+_NOISY = "too noisy"
+_RATES = (
+    (Metric.PREFILL, "prompt_tokens", "matrix_product_share"),
+    (Metric.DECODE, "answer_tokens", "memory_bandwidth_share"),
+)
+
+
+def write_table(document: Mapping[str, Any]) -> None:
+    """Write the table to standard output, in colour where that is a terminal."""
+    colour = os.isatty(1) and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+    write_out(table_text(document, colour=colour))
+
+
+def table_text(document: Mapping[str, Any], *, colour: bool = False, width: int | None = None) -> str:
+    """Return the table as text."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    # A pipe has no width: what is written there is read elsewhere, and nothing may be cut.
+    columns = width or (None if os.isatty(1) or "COLUMNS" in os.environ else 120)
+    console = Console(
+        file=text, force_terminal=colour, width=columns, emoji=False, markup=False, highlight=False, no_color=not colour
+    )
+    for model in document["models"]:
+        rows = [row for row in document["rows"] if row["model_digest"] == model["digest"]]
+        console.print(inert(_heading(model)))
+        measured = [row for row in rows if not row["error"]]
+        if measured:
+            console.print(_rates(measured))
+            console.print(_times(measured))
+        for line in _remarks(rows):
+            console.print(inert(line), soft_wrap=True)
+        console.print()
+    for line in _footer(document):
+        console.print(inert(line), soft_wrap=True)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _heading(model: Mapping[str, Any]) -> str:
+    file = model["path"].rsplit("/", 1)[-1]
+    parts = [model["architecture"], model["quantization"], f"{model['parameters'] / 1e6:,.0f} M parameters"]
+    return f"{file} ({', '.join(part for part in parts if part)}, {model['size_bytes'] / 2**20:,.0f} MiB)"
+
+
+def _table(*columns: tuple[str, str]) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for title, justify in columns:
+        table.add_column(title, justify="right" if justify == "right" else "left", no_wrap=justify != "wrap")
+    return table
+
+
+def _rates(rows: Sequence[Mapping[str, Any]]) -> "Table":
+    table = _table(
+        ("engine", "wrap"), ("test", ""), ("tokens/s", "right"), ("±", "right"), ("", ""), ("of limit", "right")
+    )
+    for metric, sizes, share in _RATES:
+        counted = [row for row in rows if metric.value in row["statistics"]]
+        best = max((row["statistics"][metric.value]["mean"] for row in counted), default=0.0)
+        for row in counted:
+            found = row["statistics"][metric.value]
+            noisy = any(
+                warning.startswith(_NOISY) and DEFINITIONS[metric].label in warning for warning in row["warnings"]
+            )
+            table.add_row(
+                name(row),
+                f"{DEFINITIONS[metric].label} {row[sizes]}",
+                f"{found['mean']:,.1f}" if found["mean"] < 1000 else f"{found['mean']:,.0f}",
+                _error(found) + (" noise" if noisy else ""),
+                _bar(found["mean"], best),
+                "" if row[share] is None else f"{100 * row[share]:.0f}%",
+                style="dim" if noisy else None,
+            )
+    return table
+
+
+def _times(rows: Sequence[Mapping[str, Any]]) -> "Table":
+    table = _table(
+        ("engine", "wrap"),
+        ("TTFT", "right"),
+        ("TPOT (p95)", "right"),
+        ("load", "right"),
+        ("cold start", "right"),
+        ("peak memory", "right"),
+    )
+    for row in rows:
+        tpot, p95 = _median(row, Metric.TPOT), _median(row, Metric.TPOT_P95)
+        gpu = row["gpu_memory_bytes"]
+        memory = f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB" + (f" + {gpu / 2**20:,.0f} GPU" if gpu else "")
+        table.add_row(
+            name(row), _time(_median(row, Metric.TTFT)), _pair(tpot, p95), _time(_median(row, Metric.LOAD)),
+            _time(_median(row, Metric.COLD_START)), memory,
+        )  # fmt: skip
+    return table
+
+
+def _bar(value: float, best: float) -> str:
+    """Return a bar of eighths of a character, as long as the value is in relation to the best."""
+    eighths = round(8 * _BAR_WIDTH * value / best) if best else 0
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + ("" if rest == 0 else "▏▎▍▌▋▊▉"[rest - 1])).ljust(_BAR_WIDTH)
+
+
+def _error(found: Mapping[str, Any]) -> str:
+    if found["low"] is None or not found["mean"]:
+        return "?"
+    return f"{50 * (found['high'] - found['low']) / found['mean']:.1f}%"
+
+
+def _median(row: Mapping[str, Any], metric: Metric) -> float | None:
+    found = row["statistics"].get(metric.value)
+    return None if found is None else float(found["median"])
+
+
+def _pair(first: float | None, second: float | None) -> str:
+    return "" if first is None or second is None else f"{_time(first)} ({_time(second)})"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{1000 * seconds:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
+
+
+def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    failures = [
+        f"✗ {name(row)}, {row['prompt_tokens']} + {row['answer_tokens']}: {row['error']['message']}"
+        for row in rows
+        if row["error"]
+    ]
+    warnings = [
+        f"! {name(row)}, {row['prompt_tokens']} + {row['answer_tokens']}: {warning}"
+        for row in rows
+        for warning in row["warnings"]
+    ]
+    return failures + warnings
+
+
+def _footer(document: Mapping[str, Any]) -> list[str]:
+    cpu = document["machine"]["cpu"]
+    lines = [f"{cpu['name'] or 'unknown processor'}; llmrun {document['llmrun']}; {document['created']}"]
+    for engine in document["engines"]:
+        build = engine["build"]
+        told = [build[key] for key in ("recipe", "compiler", "torch") if key in build]
+        lines.append(" ".join([engine["engine"], engine["version"] or "", *(f"({part})" for part in told)]).strip())
+    for limit in document["limits"]:
+        known = []
+        if limit["bytes_per_second"]:
+            known.append(f"memory {limit['bytes_per_second'] / 1e9:.1f} GB/s")
+        if limit["operations_per_second"]:
+            known.append(
+                f"matrix product {limit['operations_per_second'] / 1e9:,.0f} GFLOP/s ({limit['operations_source']})"
+            )
+        if known:
+            lines.append(f"limits measured on {limit['threads']} threads: {', '.join(known)}")
+    lines.append(
+        f"{document['repetitions']} repetitions after a warm-up; ± is half of the 95% interval of the mean; times are "
+        "medians; --explain says how each figure is taken"
+    )
+    if document["interrupted"]:
+        lines.append("interrupted: not all points were measured")
+    return lines
