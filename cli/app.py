@@ -25,6 +25,7 @@ llmrun chat smollm2-135m-instruct
 llmrun run smollm2-135m-instruct "Why is the sky blue?"
 git diff | llmrun run ./model.gguf "Write a commit message for this."
 llmrun which-backend smollm2-135m-instruct
+llmrun bench smollm2-135m-instruct --engine all
 llmrun models pull smollm2-135m-instruct
 llmrun install llama-cpp
 """
@@ -33,6 +34,7 @@ COMMANDS = {
     "run": ("llmrun.cli.run", "run"),
     "chat": ("llmrun.cli.chat.command", "chat"),
     "which-backend": ("llmrun.cli.which_backend", "which_backend"),
+    "bench": ("llmrun.cli.bench.command", "bench"),
     "models": ("llmrun.cli.models", "models_app"),
     "ps": ("llmrun.cli.ps", "ps"),
     "stop": ("llmrun.cli.stop", "stop"),
