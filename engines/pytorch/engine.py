@@ -22,6 +22,7 @@ from llmrun.engines.pytorch.library import LibraryDecoder
 from llmrun.engines.pytorch.loading import choose_device, load_model
 from llmrun.engines.pytorch.sampling import Sampler
 from llmrun.engines.pytorch.slim import SlimDecoder, can_be_slim
+from llmrun.engines.threads.neighbours import Neighbours
 from llmrun.engines.threads.spin_control import SpinControl
 from llmrun.engines.threads.spinning import limit_spinning
 from llmrun.engines.types import EngineName, Event, LoadPlan, SamplingOptions, Segment
@@ -39,7 +40,7 @@ class PytorchEngine:
     name = EngineName.PYTORCH
 
     def __init__(self) -> None:
-        self._chooses_spins = limit_spinning()
+        self._neighbours = Neighbours.watch() if limit_spinning() else None
         try:
             self._torch: Any = importlib.import_module("torch")
         except (ImportError, OSError) as error:
@@ -59,8 +60,8 @@ class PytorchEngine:
         device = choose_device(torch, plan)
         model = load_model(torch, plan, device, progress)
         progress(1.0)
-        chooses = self._chooses_spins and str(device).startswith("cpu")
-        spins = SpinControl.for_torch(torch, plan.threads) if chooses else SpinControl()
+        neighbours = self._neighbours if str(device).startswith("cpu") else None
+        spins = SpinControl.for_torch(torch, plan.threads, neighbours)
         return PytorchSession(torch, model, tokenizer, plan, folder, spins)
 
 

@@ -12,7 +12,7 @@ _IDLE, _IOWAIT, _STOLEN = 4, 5, 8  # fields of a core's line. Source: proc(5), /
 
 
 class Neighbours:
-    """Measures between two looks.
+    """Measures from the moment when it is made, or begun again.
 
     Attributes:
         cores: How many cores this process may use.
@@ -24,19 +24,16 @@ class Neighbours:
         self._names = {f"cpu{number}".encode() for number in allowed}
         self._tick_seconds = 1 / os.sysconf("SC_CLK_TCK")
         self._file = os.open(_STAT, os.O_RDONLY | os.O_CLOEXEC)
-        self._began, self._own, self._unused = 0.0, 0.0, 0.0
+        self.begin()
 
-    @staticmethod
-    def available() -> bool:
-        """Return whether this system keeps count."""
-        return _STAT.exists() and hasattr(os, "sched_getaffinity")
+    @classmethod
+    def watch(cls) -> "Neighbours | None":
+        """Begin to measure; None where the system does not keep count."""
+        return cls() if _STAT.exists() and hasattr(os, "sched_getaffinity") else None
 
-    def begin(self) -> int:
-        """Begin to measure; return how many threads want a core at this moment, the calling one left out."""
-        lines = self._read()
-        self._began, self._own, self._unused = time.monotonic(), time.process_time(), self._sum_unused(lines)
-        running = next((line for line in lines if line.startswith(b"procs_running")), b"procs_running 1")
-        return max(0, int(running.split()[1]) - 1)
+    def begin(self) -> None:
+        """Begin to measure again."""
+        self._began, self._own, self._unused = time.monotonic(), time.process_time(), self._read_unused()
 
     @property
     def seconds(self) -> float:
@@ -51,13 +48,10 @@ class Neighbours:
         used = self.cores * seconds - (self._unused - unused) - (self._own - own)
         return max(0.0, used / seconds)
 
-    def _read(self) -> list[bytes]:
-        return os.pread(self._file, _STAT_BYTES, 0).splitlines()
-
-    def _sum_unused(self, lines: list[bytes]) -> float:
+    def _read_unused(self) -> float:
         """Return the seconds in which the cores ran nothing of this system."""
         ticks = 0
-        for line in lines:
+        for line in os.pread(self._file, _STAT_BYTES, 0).splitlines():
             name, *values = line.split()
             if name in self._names:
                 counts = (0, *map(int, values))

@@ -12,6 +12,7 @@ from llmrun.engines.threads.spinning import Spinning, find_openmp
 __all__ = ["SpinControl", "wants_short"]
 
 _LOOK_SECONDS = 0.3  # the clock of the cores has ticks of 0.01 s
+_FIRST_LOOK_SECONDS = 0.15
 _DISTURBED_CORES = 0.3  # that the others use more than there are to spare
 _CALM_CORES = 0.15
 
@@ -33,7 +34,8 @@ class SpinControl:
     Args:
         threads: Threads that compute.
         spinning: The switch, or None.
-        neighbours: What others use, or None.
+        neighbours: What others use, or None. What was measured while the model was loaded decides how the first
+            request begins, and the end of one how the next one does.
     """
 
     def __init__(
@@ -42,31 +44,30 @@ class SpinControl:
         self._threads = threads
         self._spinning = spinning
         self._neighbours = neighbours
+        self._wait_seconds = _FIRST_LOOK_SECONDS
+        self.look()
 
     @classmethod
-    def for_torch(cls, torch: Any, threads: int) -> "SpinControl":
+    def for_torch(cls, torch: Any, threads: int, neighbours: Neighbours | None) -> "SpinControl":
         """Return the control of PyTorch's threads in this process."""
-        openmp = find_openmp(torch) if threads > 1 and Neighbours.available() else None
-        if openmp is None:
+        openmp = find_openmp(torch) if threads > 1 and neighbours is not None else None
+        if openmp is None or neighbours is None:
             return cls()
-        neighbours = Neighbours()
         return cls(threads, Spinning.of_runtime(openmp, threads, neighbours.cores), neighbours)
 
     def begin(self) -> None:
-        """Begin a request: nothing has been measured yet, so that what runs at this moment decides."""
+        """Begin a request: what others did before it does not count."""
         if self._neighbours is not None:
-            self._choose(float(self._neighbours.begin()))
+            self._neighbours.begin()
+            self._wait_seconds = _FIRST_LOOK_SECONDS
 
     def look(self) -> None:
         """Choose again, if it is time; to be called between the pieces of a prompt and between tokens."""
-        if self._neighbours is not None and self._neighbours.seconds >= _LOOK_SECONDS:
-            self._choose(self._neighbours.end())
-
-    def _choose(self, others: float) -> None:
-        assert self._spinning is not None
-        assert self._neighbours is not None
+        if self._spinning is None or self._neighbours is None or self._neighbours.seconds < self._wait_seconds:
+            return
+        self._wait_seconds = _LOOK_SECONDS
         spare = max(0, self._neighbours.cores - self._threads)
-        if wants_short(others, spare, short=self._spinning.short):
+        if wants_short(self._neighbours.end(), spare, short=self._spinning.short):
             self._spinning.shorten()
         else:
             self._spinning.lengthen()

@@ -24,6 +24,7 @@ from typing import Any
 from llmrun.engines.huggingface.tokenizer import HuggingFaceTokenizer
 from llmrun.engines.old_families.copy import converted_copy
 from llmrun.engines.old_families.mapping import find_mapping
+from llmrun.engines.threads.neighbours import Neighbours
 from llmrun.engines.threads.spin_control import SpinControl
 from llmrun.engines.threads.spinning import limit_spinning
 from llmrun.engines.types import EngineName, LoadPlan
@@ -70,7 +71,7 @@ class VllmEngine:
         if importlib.util.find_spec("vllm") is None:
             raise NoUsableEngineError("vLLM is not installed here", fix="llmrun install vllm")
         os.environ.update(_ENVIRONMENT)
-        self._chooses_spins = limit_spinning()
+        self._neighbours = Neighbours.watch() if limit_spinning() else None
         self._log: StartupLog | None = None
         self._failure: BaseException | None = None
         self._importing = threading.Thread(target=self._import, daemon=True)
@@ -113,8 +114,8 @@ class VllmEngine:
                 raise load_error(error, plan.model_path, log.last_error) from error
         progress(1.0)
         _forget_shared_memory()
-        chooses = self._chooses_spins and not device.on_gpu
-        spins = SpinControl.for_torch(importlib.import_module("torch"), plan.threads) if chooses else SpinControl()
+        neighbours = None if device.on_gpu else self._neighbours
+        spins = SpinControl.for_torch(importlib.import_module("torch"), plan.threads, neighbours)
         return VllmSession(engine, tokenizer, plan, folder, spins)
 
 

@@ -91,10 +91,10 @@ class Others:
     """What other programs use, by script."""
 
     def __init__(self) -> None:
-        self.cores, self.seconds, self.running, self.use, self.closed = 4, 0.0, 0, 0.0, False
+        self.cores, self.seconds, self.use, self.closed = 4, 0.0, 0.0, False
 
-    def begin(self) -> int:
-        return self.running
+    def begin(self) -> None:
+        self.seconds = 0.0
 
     def end(self) -> float:
         self.seconds = 0.0
@@ -107,8 +107,9 @@ class Others:
 def test_a_session_looks_around_now_and_then() -> None:
     others = Others()
     spinning = Spinning(lambda _count: None, 1)
+    others.seconds, others.use = 9.0, 1.9  # while the model was loaded; for one core there is room
     control = SpinControl(3, spinning, others)  # type: ignore[arg-type]
-    seen = []
+    seen = [spinning.short]
 
     def after(step: Any, **facts: Any) -> None:
         for name, value in facts.items():
@@ -116,16 +117,16 @@ def test_a_session_looks_around_now_and_then() -> None:
         step()
         seen.append(spinning.short)
 
-    after(control.begin, running=1)  # for which there is a core
-    after(control.begin, running=2)
-    after(control.look, use=0.0, seconds=0.1)  # too early to tell
+    after(control.begin, use=0.0, seconds=9.0)  # what was before does not count
+    after(control.look, seconds=0.1)  # too early to tell
+    after(control.look, seconds=0.2)
+    after(control.look, use=2.0, seconds=0.2)  # too early again: the first time only is so short
     after(control.look, seconds=0.4)
-    after(control.look, use=2.0)  # too early again
-    after(control.look, seconds=0.4)
+    after(control.begin, use=0.0)
     after(control.close)
-    assert seen == [False, True, True, False, False, True, False]
+    assert seen == [True, True, True, False, False, True, True, False]
     assert others.closed
-    control.begin()
+    after(control.look, use=2.0, seconds=9.0)
     assert not spinning.short, "what is closed chooses no more"
 
 
@@ -133,4 +134,4 @@ def test_where_nothing_can_be_chosen_nothing_happens() -> None:
     control = SpinControl()
     for step in (control.begin, control.look, control.close):
         step()
-    assert SpinControl.for_torch(object(), 2)._spinning is None
+    assert SpinControl.for_torch(object(), 2, None)._spinning is None
