@@ -14,9 +14,8 @@ from llmrun.cli.chat.fitting import fitted_prompt
 from llmrun.cli.chat.state import Chat, describe_error
 from llmrun.cli.chat.turns import AnswerStatus, AnswerView
 from llmrun.cli.options import LARGEST_SEED
-from llmrun.cli.output import StreamClosed
 from llmrun.engines.client import Interrupted, WorkerClient
-from llmrun.engines.conversation.reasoning import Piece, ReasoningSplitter
+from llmrun.engines.conversation.reasoning import Piece, ReasoningSplitter, opening_mark
 from llmrun.engines.conversation.records import MessageRecord
 from llmrun.engines.conversation.sessions import now
 from llmrun.engines.types import Delta, Done, Event, FinishReason, Notice, SamplingOptions, Stats
@@ -27,13 +26,11 @@ from llmrun.errors import (
     LlmrunError,
     NotEnoughMemoryError,
     NoUsableEngineError,
-    OutputError,
 )
 from llmrun.models.prompt.conversation import RenderedPrompt
 
 __all__ = ["answer_newest", "take_turn"]
 
-_THINK = "<think>"
 _DEATHS = (EngineCrashedError, EngineTimeoutError, NotEnoughMemoryError, NoUsableEngineError)
 
 
@@ -95,13 +92,19 @@ def _answer(chat: Chat) -> None:
     rendered = fitted_prompt(chat)
     chat.notice_once(*rendered.notices)
     sampling = answer_sampling(chat)
-    streamed = Streamed(view=chat.view, starts_inside=rendered.text.rstrip().endswith(_THINK))
+    streamed = Streamed(view=chat.view, opened=opening_mark(rendered.text))
     try:
-        _stream(chat, rendered, sampling, streamed, started)
-    except (StreamClosed, SystemExit, OutputError):  # nobody reads on: what there is is kept
+        try:
+            _stream(chat, rendered, sampling, streamed, started)
+        except _DEATHS:
+            raise  # it is begun again, or the turn waits for /retry
+        except BaseException:  # nobody reads on, or this process is to end: what there is of it is kept
+            _keep(chat, streamed, sampling)
+            raise
         _keep(chat, streamed, sampling)
-        raise
-    _keep(chat, streamed, sampling)
+    finally:
+        if streamed.begun:  # an answer whose line has ended is on the disk
+            chat.view.end(cancelled=streamed.cancelled)
     _report(chat, streamed, sampling)
 
 
@@ -122,21 +125,24 @@ class Streamed:
     """What has come of an answer so far."""
 
     view: AnswerView
-    starts_inside: bool
+    opened: str  # the mark of reasoning that the template ended the prompt with
     content: str = ""
     reasoning: str = ""
     first_seconds: float = 0.0
+    begun: bool = False
     done: Done | None = None
     splitter: ReasoningSplitter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.splitter = ReasoningSplitter(self.starts_inside)
+        self.splitter = ReasoningSplitter()
+        self.splitter.open(self.opened)
 
     def begin(self) -> None:
         """Show that it begins; what the template wrote of it already is shown as if the model had."""
+        self.begun = True
         self.view.begin()
-        if self.starts_inside:
-            self.view.feed(_THINK + "\n")
+        if self.opened:
+            self.view.feed(self.opened + "\n")
 
     def add(self, text: str) -> None:
         """Take a piece, and show it."""
@@ -163,29 +169,25 @@ class Streamed:
 def _stream(
     chat: Chat, rendered: RenderedPrompt, sampling: SamplingOptions, streamed: Streamed, started: float
 ) -> None:
-    """Show an answer as it comes; whatever happens, end its last line."""
+    """Show an answer as it comes."""
     worker = chat.model.worker
     worker.send_generate(rendered.segments, sampling)
-    begun = False
     try:
         for event in _events(worker, chat.interrupt):
             match event:
                 case Delta():
-                    if not begun:
-                        begun, streamed.first_seconds = True, time.perf_counter() - started
+                    if not streamed.begun:
+                        streamed.first_seconds = time.perf_counter() - started
                         streamed.begin()
                     streamed.add(event.text)
                 case Notice():
                     chat.notice_once(event.text)
                 case Done():
                     streamed.done = event
-        if not begun and not streamed.cancelled:
+        if not streamed.begun and not streamed.cancelled:
             streamed.begin()
-            begun = True
     finally:
         streamed.finish()
-        if begun:
-            chat.view.end(cancelled=streamed.cancelled)
 
 
 def _events(worker: WorkerClient, interrupt: int) -> Iterator[Event]:

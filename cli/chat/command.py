@@ -131,7 +131,7 @@ def chat(
     llmrun chat llama-2-chat --session work --system "Answer in one sentence."
     llmrun chat --session work --on-overflow summarize
     llmrun chat --list
-    printf 'My name is Ada.\\nWhat is my name?\\n' | llmrun chat smollm2-135m-instruct
+    printf 'I am Ada.\\nWho am I?\\n' | llmrun chat smollm2-135m-instruct
     """  # noqa: D301 - Typer reads the control character as "keep these lines as they are"
     if list_sessions:
         _show_list(json_output=json_output)

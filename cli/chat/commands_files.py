@@ -15,7 +15,7 @@ from llmrun.engines.conversation.records import MessageRecord
 from llmrun.engines.conversation.session_file import read_session
 from llmrun.engines.conversation.sessions import check_name, open_session, session_names, session_path
 from llmrun.engines.prepare import Prepared
-from llmrun.errors import LlmrunError, NotEnoughMemoryError, UsageError
+from llmrun.errors import LlmrunError, NotEnoughMemoryError, NoUsableEngineError, UsageError
 
 __all__ = ["copy", "export", "file", "load", "model", "save"]
 
@@ -25,10 +25,9 @@ def model(chat: Chat, text: str) -> None:
     if not text:
         chat.view.notice(f"{chat.model.request.reference} on {chat.model.engine}")
         return
-    # What was asked for by name was for the model before: another one may need another engine.
-    request = replace(chat.model.request, reference=text, engine=None, draft=None)
+    request = replace(chat.model.request, reference=text, draft=None)  # another model has another vocabulary
     with _plain_interrupts():
-        prepared = _prepare_beside(chat, request)
+        request, prepared = _prepare_on_some_engine(chat, request)
     chat.view.notice("".join(f"{note}; " for note in chat.model.close()) + f"loading {text} on {prepared.plan.engine}")
     before, chat.model = chat.model, ChatModel(request, prepared)
     chat.notice_once(*prepared.notices)
@@ -42,6 +41,17 @@ def model(chat: Chat, text: str) -> None:
         raise
     chat.record_model()
     chat.view.notice(f"{text} on {chat.model.engine}, context {chat.model.context_length:,} tokens")
+
+
+def _prepare_on_some_engine(chat: Chat, request: ModelRequest) -> tuple[ModelRequest, Prepared]:
+    """Prepare a model on the engine that was asked for; if that cannot have it, on any."""
+    try:
+        return request, _prepare_beside(chat, request)
+    except (NoUsableEngineError, UsageError):
+        if request.engine is None:
+            raise
+    request = replace(request, engine=None)
+    return request, _prepare_beside(chat, request)
 
 
 def _prepare_beside(chat: Chat, request: ModelRequest) -> Prepared:

@@ -4,6 +4,7 @@ Nothing in a line is a command: a program that feeds text into a chat must not h
 """
 
 import os
+import sys
 
 from llmrun.cli.chat.turns import AnswerStatus
 from llmrun.cli.output import TerminalWriter, report_line, write_out
@@ -20,7 +21,7 @@ class PipedReader:
     def __init__(self, view: "PipedView") -> None:
         self._view = view
         self._held = bytearray()
-        self._ended = False
+        self._ended = sys.stdin is None  # closed: the descriptor may be something else's by now
         self._is_first = True
 
     def read(self) -> str:
