@@ -35,6 +35,7 @@ class Answer:
     Attributes:
         finish: Why the answer ended, or None while it goes on.
         limit: Most tokens that it may have.
+        has_stop_texts: Whether it may end in the middle of what the model says.
         cached_tokens: Tokens of the prompt that did not have to be processed.
         drafted_tokens: Tokens that were guessed ahead.
         accepted_tokens: How many of those were right.
@@ -46,6 +47,7 @@ class Answer:
         self._vocabulary = vocabulary
         self._prompt_tokens = prompt_tokens
         self._alternatives = options.logprobs
+        self.has_stop_texts = bool(options.stop)
         self._ends = not options.ignore_end
         self._times: list[float] | None = [] if options.timed else None
         room = context_length - prompt_tokens
@@ -70,6 +72,11 @@ class Answer:
         """How many tokens may still come."""
         return self.limit - self._count
 
+    @property
+    def seconds_to_frame(self) -> float:
+        """How long it is until text is due to be shown."""
+        return max(0.0, self._shown + _FRAME_SECONDS - time.perf_counter())
+
     def begin(self, already_seconds: float = 0.0) -> None:
         """Start the clock of the prefill, which took `already_seconds` before this."""
         self._started = self._first = self._last = time.perf_counter() - already_seconds
@@ -78,12 +85,12 @@ class Answer:
         """Say that the logits of the prompt's last token are there."""
         self._first = self._last = time.perf_counter()
 
-    def add(self, token: int, logprob: TokenLogprob | None = None) -> Delta | None:
-        """Take the next token; return what is due to be shown, often nothing."""
+    def add(self, token: int, logprob: TokenLogprob | None = None, moment: float | None = None) -> Delta | None:
+        """Take the next token, which came at `moment` (None: now); return what is due to be shown, often nothing."""
         if self._ends and self._vocabulary.is_end(token):
             self.finish = FinishReason.STOP
             return None
-        now = self._last = time.perf_counter()
+        now = self._last = time.perf_counter() if moment is None else moment
         if self._times is not None:
             self._times.append(now)
         self._count += 1

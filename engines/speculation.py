@@ -54,6 +54,9 @@ class TextLookup:
         self._tokens: list[int] = []
         self._after: dict[tuple[int, int], tuple[int, int]] = {}  # pair → the two latest places behind it
 
+    def __len__(self) -> int:
+        return len(self._tokens)
+
     def extend(self, tokens: Sequence[int]) -> None:
         """Take in what the text has grown by."""
         text = self._tokens

@@ -42,11 +42,15 @@ function(llmrun_bundle_openmp)
   endforeach()
 endfunction()
 
-# A function that finds the most likely tokens, for llmrun's adapter.
-set(LLMRUN_CANDIDATES "${CMAKE_CURRENT_LIST_DIR}/candidates/top_candidates.cpp")
+# Functions for llmrun's adapter: one finds the most likely tokens, among what is compiled for this very processor, and
+# one decodes with it, among what may call it.
+set(LLMRUN_CANDIDATES "${CMAKE_CURRENT_LIST_DIR}/candidates")
 function(llmrun_add_candidates)
   if(TARGET ggml-cpu)
-    target_sources(ggml-cpu PRIVATE "${LLMRUN_CANDIDATES}")
+    target_sources(ggml-cpu PRIVATE "${LLMRUN_CANDIDATES}/top_candidates.cpp")
+    if(NOT GGML_BACKEND_DL)
+      target_sources(llama PRIVATE "${LLMRUN_CANDIDATES}/decode_burst.cpp")
+    endif()
   endif()
 endfunction()
 

@@ -21,7 +21,7 @@ class Candidates:
 
     def __init__(self, api: Any, library: Any, vocabulary_size: int, count: int) -> None:
         self._size = vocabulary_size
-        self._count = count
+        self.count = count
         # Functions of our own: those of the package make an object of every pointer.
         self._logits = library["llama_get_logits_ith"]
         self._logits.argtypes, self._logits.restype = (ctypes.c_void_p, ctypes.c_int32), ctypes.c_void_p
@@ -51,7 +51,7 @@ class Candidates:
         logits = self._logits(context, output)
         if not logits:
             raise EngineCrashedError("llama.cpp has no logits for a token that was computed")
-        return int(self._find(logits, self._size, self._count, self._address))
+        return int(self._find(logits, self._size, self.count, self._address))
 
 
 def find_candidates(api: Any, vocabulary_size: int, options: SamplingOptions) -> Candidates | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp.batch import Batch
+from llmrun.engines.llama_cpp.burst import Burst
 from llmrun.engines.llama_cpp.native import Native
 from llmrun.engines.llama_cpp.threads import DecodeThreads
 from llmrun.engines.speculation import MOST_GUESSES
@@ -114,18 +115,39 @@ class Context:
 
     def step(self, token: int) -> bool:
         """Run one token of the answer, growing the context if it is full; False if it was cancelled."""
+        self._prepare_token()
+        self._one[0] = token
+        began = time.perf_counter()
+        if not run_batch(self._native, self.pointer, self._single):
+            return False
+        self._threads.observe(self.pointer, (time.perf_counter() - began,))
+        self.processed.append(token)
+        return True
+
+    def run_burst(self, burst: Burst, text: Sequence[int], most: int, seconds: float) -> bool:
+        """Run the last token of the text and those that `burst` chooses after it; False if it was cancelled.
+
+        Args:
+            burst: Has the tokens afterwards, also if it was cancelled.
+            text: Prompt and answer.
+            most: How many tokens to choose at most; fewer while fewer threads are tried, or if the context is full.
+            seconds: When these are over, it ends.
+        """
+        self._prepare_token()
+        most = min(most, self._cells - len(self.processed), self._threads.patience or most)
+        status = burst.run(self.pointer, text, most, seconds)
+        if burst.tokens:
+            self.processed += [text[-1], *burst.tokens[:-1]]
+            self._threads.observe(self.pointer, burst.seconds)
+        return _went_well(self._native, status)
+
+    def _prepare_token(self) -> None:
+        """See that there are a cell and threads for a token of the answer."""
         if len(self.processed) >= self._cells:
             self.make_room(2 * self._cells)
         if not self._is_answering:
             self._threads.begin(self.pointer, repeatable=self._is_repeatable)
             self._is_answering = True
-        self._one[0] = token
-        began = time.perf_counter()
-        if not run_batch(self._native, self.pointer, self._single):
-            return False
-        self._threads.observe(self.pointer, time.perf_counter() - began)
-        self.processed.append(token)
-        return True
 
     def check(self, tokens: Sequence[int]) -> bool:
         """Run the last token and guesses for what follows, with the logits of all of them; False if cancelled."""
@@ -140,6 +162,11 @@ class Context:
             return False
         self.processed += tokens
         return True
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether `roll_back` always can: neither a recurrent state nor a sliding window keeps what was before."""
+        return can_go_back(self._api, self._model) and not self._api.llama_model_n_swa(self._model)
 
     @property
     def regime(self) -> tuple[bool, int]:
@@ -244,7 +271,10 @@ def run_batch(native: Native, context: Any, batch: Any) -> bool:
         NotEnoughMemoryError: The KV cache has no room left for the batch.
         EngineCrashedError: llama.cpp reported any other failure.
     """
-    status = native.api.llama_decode(context, batch)
+    return _went_well(native, native.api.llama_decode(context, batch))
+
+
+def _went_well(native: Native, status: int) -> bool:
     if status == 0:
         return True
     if status == _ABORTED:

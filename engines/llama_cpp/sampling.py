@@ -8,6 +8,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
+from llmrun.engines.llama_cpp.burst import Burst, can_burst
 from llmrun.engines.llama_cpp.candidates import find_candidates
 from llmrun.engines.llama_cpp.grammar import grammar_of, make_grammar_sampler
 from llmrun.engines.llama_cpp.vocabulary import Vocabulary
@@ -30,6 +31,7 @@ class Sampler:
 
     def __init__(self, api: Any, vocabulary: Vocabulary, prompt: Sequence[int], options: SamplingOptions) -> None:
         self._api = api
+        self._vocabulary = vocabulary
         self._chain = None
         self._is_greedy = options.temperature == 0
         self._candidates = find_candidates(api, vocabulary.size, options)
@@ -50,6 +52,13 @@ class Sampler:
         array = self._candidates.array(context, output)
         self._api.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
+
+    def make_burst(self) -> Burst | None:
+        """Return what chooses many tokens in one call, as `sample` does; None if that needs more than the build has."""
+        if self._candidates is None or not can_burst(self._api):
+            return None
+        chain = None if self._is_greedy else self._chain
+        return Burst(self._api._lib, self._vocabulary.pointer, chain, self._candidates.count)
 
     def close(self) -> None:
         """Free the chain."""

@@ -9,6 +9,8 @@ That is so up to rounding: some libraries compute a row of a batch by other step
 between two tokens can then go the other way. With `auto`, which nobody asked for, guesses from the text are therefore
 checked only where the logits of both ways were seen to be the same to the last bit; `on` takes them wherever they pay.
 
+Tokens that nothing was guessed for are decoded in bursts: see `burst.py`.
+
 Guesses come from the text (what followed the last time it ended like this) or else from a smaller model with the same
 vocabulary. Models whose memory cannot go back a few tokens take no guesses.
 """
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from llmrun.engines.answer import Answer
 from llmrun.engines.cancellation import Cancellation
+from llmrun.engines.llama_cpp.burst import Burst
 from llmrun.engines.llama_cpp.context import Context
 from llmrun.engines.llama_cpp.sampling import Sampler
 from llmrun.engines.speculation import DRAFT_KIND, MOST_GUESSES, Guess, GuessController, TextLookup
@@ -67,24 +70,46 @@ class Decoder:
         """
         text = list(prompt)
         lookup = TextLookup()
-        guess: Guess | None = None
-        began: float | None = None  # there is no batch to measure before the first token
-        while True:
-            first = len(text)
-            yield from self._take(text, sampler, answer, guess)
-            right = len(text) - first - 1
-            if began is None:
-                after_first()
-            else:
-                self._learn(guess, right, time.perf_counter() - began, text[-1], answer)
-            if answer.finish is not None or cancel.requested:
-                self._context.roll_back(len(text) - 1)
-                return
-            if not self._go_back(text):
-                return
-            guess = self._guess(text, 0 if began is None else first, lookup, answer)
-            began = time.perf_counter()
-            if not self._run(text[-1], guess):
+        yield from self._take(text, sampler, answer, None)
+        after_first()
+        burst = self._make_burst(sampler, answer, len(prompt))
+        runs = True
+        while runs and answer.finish is None and not cancel.requested and self._go_back(text):
+            guess = self._guess(text, lookup, answer)
+            if guess is None and burst is not None:
+                runs = self._context.run_burst(burst, text, answer.left, answer.seconds_to_frame)
+                yield from self._take_burst(text, burst, answer)
+                continue
+            first, began = len(text), time.perf_counter()
+            runs = self._run(text[-1], guess)
+            if runs:
+                yield from self._take(text, sampler, answer, guess)
+                self._learn(guess, len(text) - first - 1, time.perf_counter() - began, text[-1], answer)
+        self._context.roll_back(len(text) - 1)
+
+    def _make_burst(self, sampler: Sampler, answer: Answer, prompt_tokens: int) -> Burst | None:
+        """Return what decodes an answer many tokens at a time where none is guessed; None if each has to be seen."""
+        if self._draft is not None or answer.wants_logprobs:
+            return None
+        if answer.has_stop_texts and not self._context.can_be_cut:  # a stop text is found when more has been processed
+            return None
+        burst = sampler.make_burst()
+        if burst is not None and self._uses_text:
+            burst.end_at_known_pairs(prompt_tokens + answer.limit)
+        return burst
+
+    def _take_burst(self, text: list[int], burst: Burst, answer: Answer) -> Iterator[Event]:
+        """Take the tokens of a burst up to the answer's end; yield what is to be shown."""
+        moment = burst.began
+        for token, seconds in zip(burst.tokens, burst.seconds, strict=True):
+            moment += seconds
+            text.append(token)
+            self._control.observe(None, 0, seconds)
+            self._control.watch(self._unchecked, token)
+            self._unchecked = None  # a burst has ended where there would be another guess
+            if delta := answer.add(token, moment=moment):
+                yield delta
+            if answer.finish is not None:
                 return
 
     def _take(self, text: list[int], sampler: Sampler, answer: Answer, guess: Guess | None) -> Iterator[Event]:
@@ -114,13 +139,13 @@ class Decoder:
         self._uses_text, self._draft = False, None
         return self._context.prefill(text[:-1])
 
-    def _guess(self, text: Sequence[int], first: int, lookup: TextLookup, answer: Answer) -> Guess | None:
-        """Return what to check with the next token, cut to the length that pays; `text` is new from `first` on."""
+    def _guess(self, text: Sequence[int], lookup: TextLookup, answer: Answer) -> Guess | None:
+        """Return what to check with the next token, cut to the length that pays."""
         self._guess_seconds = 0.0
         most = min(MOST_GUESSES, answer.left - 1, self._context_length - len(text))
         guess = None
         if self._uses_text:
-            lookup.extend(text[first:])
+            lookup.extend(text[len(lookup) :])
             self._unchecked = guess = lookup.guess(most)
         if guess is not None:
             tokens = guess.tokens[: self._control.choose(guess.kind, len(guess.tokens))]

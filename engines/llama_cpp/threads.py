@@ -1,6 +1,7 @@
 """The number of threads that a llama.cpp context decodes with, kept at what the tuner finds fastest."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from llmrun.engines.threads.tuner import ThreadTuner
@@ -46,12 +47,20 @@ class DecodeThreads:
         self._tuner.restart()
         self._apply(context, self._tuner.threads)
 
-    def observe(self, context: Any, seconds: float) -> None:
-        """Take in how long a token took."""
-        if self._follows and self._tuner is not None:
-            threads = self._tuner.observe(seconds)
+    def observe(self, context: Any, seconds: Sequence[float]) -> None:
+        """Take in how long each of some tokens took; those after a change of mind say nothing about its result."""
+        if not self._follows or self._tuner is None:
+            return
+        for each in seconds:
+            threads = self._tuner.observe(each)
             if threads != self._set:
                 self._apply(context, threads)
+                return
+
+    @property
+    def patience(self) -> int | None:
+        """After how many more tokens `observe` is to be called early; None: not before it is convenient."""
+        return self._tuner.patience if self._follows and self._tuner is not None else None
 
     def apply(self, context: Any) -> None:
         """Give a new context the number that the last one had."""

@@ -97,6 +97,13 @@ class ThreadTuner:
             self._skip = self.threads != before
         return self.threads
 
+    @property
+    def patience(self) -> int | None:
+        """After how many more tokens it may change its mind, if that is early; None: when the window is over."""
+        if self.threads == self._settled:
+            return None
+        return max(1, int(self._skip) + _HOPELESS_TOKENS - self._tokens)
+
     def _is_hopeless(self) -> bool:
         return self._tokens >= _HOPELESS_TOKENS and self._seconds > _HOPELESS * self._tokens * self._settled_seconds
 

@@ -33,13 +33,28 @@ def slow_down(threads: DecodeThreads) -> None:
     """Tell of tokens that suddenly take much longer."""
     threads.begin("context")
     for seconds in [0.02] * 20 + [0.1] * 20:
-        threads.observe("context", seconds)
+        threads.observe("context", (seconds,))
 
 
 def test_beside_another_program_tokens_and_guesses_get_fewer_threads() -> None:
     library, threads = make()
     slow_down(threads)
     assert ("context", 1, 1) in library.told
+
+
+def test_a_change_of_mind_says_nothing_about_the_tokens_before_it() -> None:
+    library, threads = make()
+    threads.begin("context")
+    threads.observe("context", [0.02] * 20)
+    assert threads.patience is None
+    threads.observe("context", [0.1] * 50)  # all of them with two threads
+    assert library.told[-1] == ("context", 1, 1)
+    assert threads.patience == 3, "the one that pays for the change, and two that may show that it is hopeless"
+    threads.observe("context", [0.1, 0.25])
+    assert threads.patience == 1
+    threads.observe("context", [0.25])
+    assert library.told[-1] == ("context", 2, 2)
+    assert threads.patience is None
 
 
 def test_a_repeatable_answer_keeps_all_threads() -> None:
@@ -49,7 +64,7 @@ def test_a_repeatable_answer_keeps_all_threads() -> None:
     assert library.told[-1] == ("context", 2, 2)
     told = len(library.told)
     for _ in range(40):
-        threads.observe("context", 0.5)
+        threads.observe("context", (0.5,))
     assert len(library.told) == told
 
 

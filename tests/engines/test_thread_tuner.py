@@ -48,6 +48,19 @@ class SimulatedMachine:
             tuner.observe(self.decode(tuner.threads))
         return self.tokens - begin
 
+    def run_in_bursts(self, tuner: ThreadTuner, seconds: float) -> int:
+        """Do the same, but tell of the tokens of each frame together; those after a change say nothing about it."""
+        begin, until = self.tokens, self.clock + seconds
+        while self.clock < until:
+            threads, end = tuner.threads, self.clock + 1 / 30
+            times: list[float] = []
+            while self.clock < end and len(times) < (tuner.patience or 256):
+                times.append(self.decode(threads))
+            for each in times:
+                if tuner.observe(each) != threads:
+                    break
+        return self.tokens - begin
+
 
 @pytest.mark.parametrize("cores", [1, 2, 8, 64])
 @pytest.mark.parametrize("knows_waiting", [True, False])
@@ -93,6 +106,22 @@ def test_disturbed_later_it_reacts_and_returns(knows_waiting: bool) -> None:
     assert disturbed > 0.45 * quiet  # 0.27 with all threads, 0.5 at best
     machine.run(tuner, 8)  # the longest pause between two trials
     assert machine.run(tuner, 2) / 2 > 0.99 * quiet
+
+
+@pytest.mark.parametrize("token", [0.001, 0.003, 0.010])
+@pytest.mark.parametrize("knows_waiting", [True, False])
+def test_told_of_many_tokens_together_it_reacts_and_returns(
+    monkeypatch: pytest.MonkeyPatch, token: float, knows_waiting: bool
+) -> None:
+    monkeypatch.setitem(globals(), "TOKEN", token)
+    machine = SimulatedMachine(cores=2, busy=lambda clock: 1 if 4 <= clock < 14 else 0)
+    tuner = ThreadTuner(2, (lambda: machine.waited) if knows_waiting else None)
+    quiet = machine.run_in_bursts(tuner, 4) / 4
+    assert set(machine.used) == {2}
+    disturbed = machine.run_in_bursts(tuner, 10) / 10
+    assert disturbed > 0.43 * quiet
+    machine.run_in_bursts(tuner, 8)
+    assert machine.run_in_bursts(tuner, 2) / 2 > 0.99 * quiet
 
 
 def test_without_a_word_on_waiting_and_disturbed_from_the_start_nothing_is_known() -> None:
