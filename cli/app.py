@@ -9,11 +9,13 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from llmrun.errors import ExitCode, LlmrunError
 
+TYPE_CHECKING = False  # as in `typing`, which takes five milliseconds to import
 if TYPE_CHECKING:
+    from typing import Any
+
     import typer
 
 __all__ = ["COMMANDS", "build_app", "main", "run_here"]
@@ -94,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run_here(words) if code is None else code)
 
 
-def _defaults() -> dict[str, Any] | None:
+def _defaults() -> "dict[str, Any] | None":
     """Return the user's own defaults; without a file, finding that out is all it costs."""
     from llmrun.cli.config import config_path, read_defaults
 
@@ -105,13 +107,15 @@ def _defaults() -> dict[str, Any] | None:
 def run_here(arguments: list[str]) -> int:
     """Run the command line in this process, and return its exit code."""
     from llmrun.cli import early
+
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if name == "run":
+        gc.disable()  # looking for garbage among modules takes a fifteenth of the start; the answer enables it
+    early.begin(arguments)
     from llmrun.cli.output import StreamClosed, report_error, silence_stdout
     from llmrun.cli.signals import exit_on_signals
 
     exit_on_signals()
-    name = next((argument for argument in arguments if not argument.startswith("-")), "")
-    if name == "run":
-        gc.disable()  # looking for garbage among modules takes a fifteenth of the start; the answer enables it
     try:
         early.start(arguments)
         names = (name,) if name in COMMANDS else COMMANDS

@@ -7,44 +7,82 @@ Where a warm worker waits that was loaded under the same name (`engines/warm`), 
 model in it. Then what it waits for is the process that renders the chat template, and that is started instead. To look
 into the folder of the warm workers takes a tenth of a millisecond.
 
-A model that is on this disk is loaded at once (`engines/preload`).
+A model that is on this disk is loaded at once (`engines/preload`), and if it has a chat template, the process that
+renders it is started too.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as in `typing`, which takes five milliseconds to import
 if TYPE_CHECKING:
     from llmrun.engines.client import WorkerClient
     from llmrun.engines.types import EngineName
+    from llmrun.engines.worker_process import StartedWorker
     from llmrun.models.prompt.render import TemplateRenderer
 
-__all__ = ["close", "lend_renderer", "start", "take_renderer", "take_worker"]
+__all__ = ["begin", "close", "lend_renderer", "start", "take_renderer", "take_worker"]
 
+_LIKELIEST = "llama-cpp"
+_begun: "list[StartedWorker]" = []
 _started: "list[WorkerClient]" = []
 _renderers: "list[TemplateRenderer]" = []
 
 
+def begin(arguments: list[str]) -> None:
+    """Start the process that most commands need, before anything else is imported; `start` does the rest."""
+    if not _needs_engine(arguments) or _engine_of(arguments) != _LIKELIEST or _seems_loaded(arguments):
+        return
+    from llmrun.engines.worker_process import StartedWorker
+    from llmrun.errors import LlmrunError
+
+    try:
+        _begun.append(StartedWorker(_LIKELIEST))
+    except LlmrunError:
+        return  # `start` tries again, and says why
+
+
 def start(arguments: list[str]) -> None:
     """Start what the command line seems to ask for; it is only looked at, not parsed."""
-    wanted = arguments[:1] in (["run"], ["chat"]) and len(arguments) > 1 and not arguments[1].startswith("-")
-    if not wanted or "--help" in arguments or "-h" in arguments or "--list" in arguments:
+    if not _needs_engine(arguments):
         return
-    from llmrun.engines.warm.folder import seems_loaded
-
-    if seems_loaded(arguments[1:]):
+    if not _begun and _seems_loaded(arguments):
         _start_renderer(arguments)
         return
     from llmrun.engines.client import WorkerClient
+    from llmrun.engines.client_process import ProcessLink
     from llmrun.engines.types import EngineName
 
-    engine = _asked_for(arguments) or _likely_engine(arguments[1])
+    engine = _engine_of(arguments)
     if engine not in EngineName.__members__.values():
         return
-    worker = WorkerClient(EngineName(engine))
+    link = ProcessLink(_begun.pop()) if _begun else None
+    worker = WorkerClient(EngineName(engine), link)
     _started.append(worker)
     if worker.engine is EngineName.LLAMA_CPP and "--dry-run" not in arguments:
         from llmrun.engines.preload import preload
 
-        preload(worker, arguments[1])
+        if preload(worker, arguments[1]):
+            _start_renderer(arguments)
+
+
+def _needs_engine(arguments: list[str]) -> bool:
+    wanted = arguments[:1] in (["run"], ["chat"]) and len(arguments) > 1 and not arguments[1].startswith("-")
+    return wanted and not {"--help", "-h", "--list"} & set(arguments)
+
+
+def _seems_loaded(arguments: list[str]) -> bool:
+    """Whether a warm worker waits that has the model."""
+    import os
+
+    from llmrun.engines.warm.place import runtime_place
+
+    if not os.path.isdir(runtime_place()):  # noqa: PTH112 - pathlib takes five milliseconds
+        return False
+    from llmrun.engines.warm.folder import seems_loaded
+
+    return seems_loaded(arguments[1:])
+
+
+def _engine_of(arguments: list[str]) -> str:
+    return _asked_for(arguments) or _likely_engine(arguments[1])
 
 
 def _asked_for(arguments: list[str]) -> str | None:
@@ -62,13 +100,11 @@ def _likely_engine(argument: str) -> str:
     """Return the engine that will most likely be chosen for a model, from what its name is on this disk."""
     import os
 
-    from llmrun.engines.types import EngineName
-
-    if os.path.isdir(argument):  # noqa: PTH112 - pathlib takes ten milliseconds
-        return EngineName.VLLM if os.path.exists("/dev/nvidiactl") else EngineName.PYTORCH  # noqa: PTH110
+    if os.path.isdir(argument):  # noqa: PTH112 - pathlib takes five milliseconds
+        return "vllm" if os.path.exists("/dev/nvidiactl") else "pytorch"  # noqa: PTH110
     if os.path.isfile(argument) and _is_legacy(argument):  # noqa: PTH113
-        return EngineName.CTRANSFORMERS
-    return EngineName.LLAMA_CPP
+        return "ctransformers"
+    return _LIKELIEST
 
 
 def _is_legacy(path: str) -> bool:
@@ -113,6 +149,10 @@ def lend_renderer(renderer: "TemplateRenderer") -> None:
 
 def close() -> None:
     """End what was started and not taken."""
+    while _begun:
+        from llmrun.engines.client_process import ProcessLink
+
+        ProcessLink(_begun.pop()).end()
     while _started:
         _started.pop().close()
     while _renderers:

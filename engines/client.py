@@ -51,11 +51,11 @@ class WorkerClient:
     def __init__(self, engine: EngineName, link: "Link | None" = None) -> None:
         self.engine = engine
         self._timeout = _read_timeout()
-        self._began = time.monotonic()
         if link is None:
             from llmrun.engines.client_process import ProcessLink
+            from llmrun.engines.worker_process import StartedWorker
 
-            link = ProcessLink(engine)
+            link = ProcessLink(StartedWorker(engine))
         self._link: Link = link
         self.pid = link.pid
         self._reader = wire.FrameReader()
@@ -83,6 +83,7 @@ class WorkerClient:
 
     def preload(self, path: str) -> None:
         """Have the weights of a GGUF file read that `load` will most likely be asked for."""
+        self._link.name_weights(path)
         self._send({"request": "preload", "path": path})
 
     def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> int:
@@ -284,7 +285,7 @@ class WorkerClient:
                     raise wire.error_from(message)
                 if message["event"] != "ready":
                     return message
-                self.phases["spawn"] = max(0.0, message["entered"] - self._began)
+                self.phases["spawn"] = max(0.0, message["entered"] - self._link.began)
                 self.phases["import"] = message["imported"] - message["entered"]
             if not self._read(deadline - time.monotonic()):
                 raise EngineTimeoutError(

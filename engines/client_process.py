@@ -7,43 +7,17 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from typing import Protocol
 
 from llmrun.engines import wire
 from llmrun.engines.crash import crash_error
 from llmrun.engines.shared_memory import remove_openmp_mark
 from llmrun.engines.types import EngineName, LoadPlan
-from llmrun.errors import EngineCrashedError, LlmrunError
+from llmrun.engines.worker_process import StartedWorker
+from llmrun.errors import LlmrunError
 
-__all__ = ["Link", "ProcessLink", "worker_environment"]
+__all__ = ["Link", "ProcessLink"]
 
-_PASSED_ON = (
-    "PATH",
-    "HOME",
-    "USER",
-    "TMPDIR",
-    "LANG",
-    "TZ",
-    "VIRTUAL_ENV",
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "LLAMA_CPP_LIB_PATH",
-)
-_PASSED_ON_PREFIXES = (
-    "LC_",
-    "PYTHON",
-    "OMP_",
-    "KMP_",
-    "GOMP_",
-    "GGML_",
-    "CUDA_",
-    "NVIDIA_",
-    "HIP_",
-    "ROCR_",
-    "XDG_",
-    "LLMRUN_",
-)
 _handed_over: "list[subprocess.Popen[bytes]]" = []
 
 
@@ -52,14 +26,19 @@ class Link(Protocol):
 
     Attributes:
         pid: Its process id.
+        began: When it was started or reached, in seconds of the monotonic clock.
         closed: Whether `end` was called.
     """
 
     pid: int
+    began: float
     closed: bool
 
     def send(self, data: bytes) -> None:
         """Write all of it. If nobody is there to read it, nothing happens: the next read says why."""
+
+    def name_weights(self, path: str) -> None:
+        """Say which weights will most likely be wanted, to a process that may not have imported its engine yet."""
 
     def messages(self) -> int:
         """Return the descriptor that messages come from."""
@@ -78,11 +57,13 @@ class Link(Protocol):
 
 
 class ProcessLink:
-    """A child process and its three pipes."""
+    """A child process and its pipes."""
 
-    def __init__(self, engine: EngineName) -> None:
-        self._process = _start_process(engine)
+    def __init__(self, started: StartedWorker) -> None:
+        self._started = started
+        self._process = started.process
         self.pid = self._process.pid
+        self.began = started.began
         self.closed = False
 
     def send(self, data: bytes) -> None:
@@ -92,6 +73,10 @@ class ProcessLink:
         with contextlib.suppress(BrokenPipeError, ValueError):
             while left:
                 left = left[self._process.stdin.write(left) or 0 :]
+
+    def name_weights(self, path: str) -> None:
+        """Write to the pipe that is for that."""
+        self._started.name_weights(path)
 
     def messages(self) -> int:
         """Return the child's standard output."""
@@ -141,34 +126,7 @@ class ProcessLink:
 
     def _close_pipes(self) -> None:
         self.closed = True
+        self._started.close_weights()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
-
-
-def _start_process(engine: EngineName) -> "subprocess.Popen[bytes]":
-    # Modules are no garbage: looking for some while they are imported takes a fifteenth of the time. `load` enables it.
-    program = f"import gc; gc.disable(); from llmrun.engines.worker import main; main({engine.value!r})"
-    command = [sys.executable, "-P", "-c", program]
-    pipe = subprocess.PIPE
-    try:
-        return subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=worker_environment(), start_new_session=True
-        )
-    except OSError as error:
-        raise EngineCrashedError(f"no process could be started for {engine}: {error.strerror}") from error
-
-
-def worker_environment() -> dict[str, str]:
-    """Return the worker's environment: what an engine may need, and no tokens or keys."""
-    environment = {
-        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
-    }
-    environment |= {
-        "HF_HUB_OFFLINE": "1",
-        "GGML_NO_BACKTRACE": "1",
-        "VLLM_HOST_IP": "127.0.0.1",
-        "LLMRUN_PARENT": str(os.getpid()),
-        "PYTHONUNBUFFERED": "1",
-    }
-    return environment

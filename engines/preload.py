@@ -14,8 +14,12 @@ __all__ = ["preload"]
 _SHARE_OF_FREE_MEMORY = 0.25
 
 
-def preload(worker: WorkerClient, reference: str) -> None:
-    """Have a worker load the GGUF file that a reference means, if it is on this disk and whole."""
+def preload(worker: WorkerClient, reference: str) -> bool:
+    """Have a worker load the GGUF file that a reference means, if it is on this disk and whole.
+
+    Returns:
+        Whether the file is one, and has a template for its prompts.
+    """
     from llmrun.engines.selection.headers import read_gguf_facts
     from llmrun.hardware.memory import probe_memory
     from llmrun.models.reference import parse_reference
@@ -24,9 +28,11 @@ def preload(worker: WorkerClient, reference: str) -> None:
     try:
         model = find_on_disk(parse_reference(reference))
         if model is None or model.path.suffix != ".gguf":
-            return
-        size_bytes = sum(file.size_bytes for file in read_gguf_facts(model.path).info.files)
+            return False
+        info = read_gguf_facts(model.path).info
     except LlmrunError:
-        return
+        return False
+    size_bytes = sum(file.size_bytes for file in info.files)
     if size_bytes <= _SHARE_OF_FREE_MEMORY * probe_memory()[0].available_bytes:
         worker.preload(str(model.path))
+    return info.chat_template is not None

@@ -36,9 +36,8 @@ _Reply = Callable[[bytes], object]
 _REPORT_SECONDS = 0.1
 
 
-def main(engine: str) -> None:
-    """Serve requests for one engine until standard input ends."""
-    entered = time.monotonic()
+def main(engine: str, entered: float) -> None:
+    """Serve requests for one engine until standard input ends; `entered` is when this process ran its first line."""
     requests, replies = _take_streams()
     _die_with_parent()
     worker = _Worker(engine, replies, entered)

@@ -5,10 +5,10 @@ Everything here is light, and nothing here raises: a command that cannot be hand
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from llmrun.cli.standby.message import GO, SOCKET_NAME, WILLING, encode_command
 
+TYPE_CHECKING = False  # as in `typing`, which takes five milliseconds to import
 if TYPE_CHECKING:
     import socket
 
@@ -26,10 +26,14 @@ def hand_over(arguments: list[str]) -> int | None:
     """
     if arguments[:1] != ["run"] or len(arguments) < 2 or is_off():
         return None
-    from llmrun.engines.warm.folder import runtime_path, seems_loaded, unix_sockets
+    from llmrun.engines.warm.place import runtime_place, unix_sockets
 
-    path = os.path.join(runtime_path(), SOCKET_NAME)  # noqa: PTH118 - a text is wanted
-    if not unix_sockets() or not os.path.exists(path) or not seems_loaded(arguments[1:]):  # noqa: PTH110
+    path = os.path.join(runtime_place(), SOCKET_NAME)  # noqa: PTH118 - a text is wanted
+    if not unix_sockets() or not os.path.exists(path):  # noqa: PTH110
+        return None
+    from llmrun.engines.warm.folder import seems_loaded
+
+    if not seems_loaded(arguments[1:]):
         return None
     connection = _reach(path, arguments)
     if connection is None:

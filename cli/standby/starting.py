@@ -10,9 +10,9 @@ def leave_standby() -> None:
     """Start the process that waits, unless one does. Never raises: it only saves time."""
     from llmrun.cli.standby.asking import is_off
     from llmrun.cli.standby.message import SOCKET_NAME
-    from llmrun.engines.warm.folder import runtime_path
+    from llmrun.engines.warm.place import runtime_place
 
-    if is_off() or _answers(os.path.join(runtime_path(), SOCKET_NAME)):  # noqa: PTH118
+    if is_off() or _answers(os.path.join(runtime_place(), SOCKET_NAME)):  # noqa: PTH118
         return
     import subprocess
 

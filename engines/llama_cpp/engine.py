@@ -21,9 +21,9 @@ from llmrun.engines.llama_cpp.prefix import DiskPrefix
 from llmrun.engines.llama_cpp.sampling import Sampler
 from llmrun.engines.llama_cpp.speculation import Decoder
 from llmrun.engines.llama_cpp.vocabulary import Vocabulary
+from llmrun.engines.llama_cpp.weights import load_weights, take_early
 from llmrun.engines.protocol import BatchEvent, BatchRequest
 from llmrun.engines.types import Done, EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
-from llmrun.errors import LlmrunError, ModelFileError, NotEnoughMemoryError
 
 if TYPE_CHECKING:
     from llmrun.engines.llama_cpp.draft import DraftModel
@@ -39,18 +39,21 @@ class LlamaCppEngine:
     name = EngineName.LLAMA_CPP
 
     def __init__(self) -> None:
-        self._native = load_native()
+        self._early = take_early()
+        self._native = load_native() if self._early is None else self._early.native
         self._preloaded: tuple[str, Any] | None = None  # path and model
 
     def preload(self, path: str, progress: Callable[[float], None]) -> None:
         """Read the weights for a processor; how many layers a GPU is to have, only a plan can say."""
-        if self._preloaded is None and not self._native.api.llama_supports_gpu_offload():
-            self._preloaded = path, self._load_model(path, progress)
+        if self._early is not None:
+            self._preloaded, self._early = self._early.wait(progress), None
+        elif self._preloaded is None and not self._native.api.llama_supports_gpu_offload():
+            self._preloaded = path, load_weights(self._native, path, progress)
 
     def load(self, plan: LoadPlan, progress: Callable[[float], None] = lambda _fraction: None) -> "LlamaCppSession":
         """Load a GGUF file; `progress` gets the share of the weights that has been read."""
-        model = self._take_preloaded(plan) or self._load_model(
-            plan.model_path, progress, gpu_layers=plan.gpu_layers, vocabulary_only=plan.vocabulary_only
+        model = self._take_preloaded(plan) or load_weights(
+            self._native, plan.model_path, progress, gpu_layers=plan.gpu_layers, vocabulary_only=plan.vocabulary_only
         )
         draft = None
         try:
@@ -71,36 +74,10 @@ class LlamaCppEngine:
         self._native.api.llama_model_free(model)
         return None
 
-    def _load_model(
-        self, path: str, progress: Callable[[float], None], *, gpu_layers: int = 0, vocabulary_only: bool = False
-    ) -> Any:
-        native, api = self._native, self._native.api
-
-        def report(fraction: float, _data: object) -> bool:
-            progress(fraction)
-            return True
-
-        params = api.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
-        params.vocab_only = vocabulary_only
-        params.progress_callback = callback = api.llama_progress_callback(report)
-        native.errors.clear()
-        model = api.llama_model_load_from_file(path.encode(), params)
-        del callback
-        if not model:
-            raise _load_error(path, native.cause())
-        if not api.llama_model_has_decoder(model) or api.llama_model_has_encoder(model):
-            api.llama_model_free(model)
-            raise ModelFileError(
-                f"{path} is not a model that continues text: llmrun runs decoder-only language models",
-                fix="a text-generation model",
-            )
-        return model
-
     def _load_draft(self, plan: LoadPlan, model: Any) -> "DraftModel":
         from llmrun.engines.llama_cpp.draft import DraftModel, check_same_vocabulary
 
-        draft = self._load_model(plan.draft_path or "", lambda _fraction: None, gpu_layers=plan.gpu_layers)
+        draft = load_weights(self._native, plan.draft_path or "", lambda _fraction: None, gpu_layers=plan.gpu_layers)
         try:
             check_same_vocabulary(self._native.api, model, draft, plan)
         except BaseException:
@@ -190,11 +167,3 @@ class LlamaCppSession:
         if self._model is not None:
             self._api.llama_model_free(self._model)
             self._model = None
-
-
-def _load_error(path: str, cause: str) -> LlmrunError:
-    """Turn llama.cpp's log lines about a failed load into the error they stand for."""
-    low = cause.lower()
-    if "alloc" in low or "out of memory" in low:
-        return NotEnoughMemoryError(f"llama.cpp could not load {path}: {cause}")
-    return ModelFileError(f"llama.cpp refused {path}: {cause or 'it gives no reason'}")

@@ -19,7 +19,6 @@ from llmrun.engines.prefix_cache.file import DamagedEntryError, EntryHead, read_
 from llmrun.errors import UsageError
 
 __all__ = [
-    "FOLDER",
     "SUFFIX",
     "StoredFile",
     "free_bytes",
@@ -30,8 +29,6 @@ __all__ = [
     "remove_everything",
 ]
 
-FOLDER = "prefixes"
-"""The name of the folder in llmrun's cache."""
 SUFFIX = ".prefix"
 LIMIT_VARIABLE = "LLMRUN_PREFIX_CACHE_LIMIT"
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from llmrun.engines.client_process import worker_environment
+from llmrun.engines.worker_process import worker_environment
 
 __all__ = ["LIFELINE", "Verification", "run_trial"]
 

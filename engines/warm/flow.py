@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.types import EngineName
-from llmrun.engines.warm.folder import lock_folder, unix_sockets
+from llmrun.engines.warm.folder import lock_folder
+from llmrun.engines.warm.place import unix_sockets
 from llmrun.engines.warm.record import WarmTarget, make_target
 from llmrun.engines.warm.workers import attach, find_warm, stop_idle, stop_warm
 from llmrun.errors import LlmrunError, UsageError

@@ -16,8 +16,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from zlib import crc32
 
+from llmrun.engines.warm.place import runtime_place
 from llmrun.errors import LlmrunError, SecurityError, StorageError
 
 __all__ = [
@@ -27,30 +27,14 @@ __all__ = [
     "runtime_folder",
     "runtime_path",
     "seems_loaded",
-    "unix_sockets",
 ]
 
 _LOCK_SECONDS = 2.0
-_LONGEST_BASE = 60
-"""A base, /llmrun-xxxxxxxx, and KEY-PID.sock stay below 104 bytes, the least that any system's sun_path has."""
-
-
-def unix_sockets() -> bool:
-    """Whether warm workers can exist here: Linux and macOS."""
-    return sys.platform.startswith("linux") or sys.platform == "darwin"
 
 
 def runtime_path() -> Path:
     """Return the folder's path, whether it exists or not."""
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    marks = [os.environ.get("LLMRUN_CACHE_DIR", "")]
-    name = "llmrun"
-    if not _is_ours(base) or len(os.fsencode(base)) > _LONGEST_BASE:
-        marks.append(base if _is_ours(base) else "")
-        base, name = "/tmp", f"llmrun-{os.geteuid()}"  # noqa: S108 - what is found there is checked before it is used
-    if any(marks):
-        name += f"-{crc32(os.fsencode(chr(0).join(marks))):08x}"
-    return Path(base, name)
+    return Path(runtime_place())
 
 
 def runtime_folder() -> Path:
@@ -156,16 +140,6 @@ def _born_by_psutil(pid: int) -> int | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time() * 1000)
     except psutil.Error:
         return None
-
-
-def _is_ours(base: str) -> bool:
-    if not base.startswith("/"):
-        return False
-    try:
-        found = os.stat(base)  # noqa: PTH116 - as above
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _check(folder: Path) -> None:

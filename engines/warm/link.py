@@ -94,6 +94,7 @@ class SocketLink:
 
     def __init__(self, worker: WarmWorker, connection: socket.socket) -> None:
         self.pid = worker.pid
+        self.began = time.monotonic()
         self.closed = False
         self._worker = worker
         self._connection = connection
@@ -106,6 +107,9 @@ class SocketLink:
         """Write to the connection."""
         with contextlib.suppress(OSError):
             self._connection.sendall(data)
+
+    def name_weights(self, path: str) -> None:
+        """Nothing to say: it has loaded its model."""
 
     def messages(self) -> int:
         """Return the connection's descriptor."""

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmrun.engines.client import WorkerClient
-from llmrun.engines.warm.folder import find_names, process_born, unix_sockets
+from llmrun.engines.warm.folder import find_names, process_born
+from llmrun.engines.warm.place import unix_sockets
 from llmrun.engines.warm.record import WarmTarget, WarmWorker
 
 __all__ = ["attach", "find_warm", "list_warm", "resident_bytes", "select_warm", "stop_idle", "stop_warm"]
