@@ -1,0 +1,254 @@
+"""How each part of a Markdown text gets onto the pane while it grows.
+
+A paragraph can change in its last rows only, so that the others are settled soon; code goes out line by line; a table
+is drawn anew with every row, until it no longer fits on the screen: from then on its columns stay as wide as they are.
+After the window has another size, nothing above the last row is touched.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.style import Style
+
+from llmrun.cli.chat.screen.code import Highlighter
+from llmrun.cli.chat.screen.inline import Inline, inline_runs
+from llmrun.cli.chat.screen.leaves import Leaf
+from llmrun.cli.chat.screen.pane import Pane
+from llmrun.cli.chat.screen.rows import PLAIN, Row, Run, row_cells, wrap
+from llmrun.cli.chat.screen.table import TableShape, choose_shape, render_header, render_row
+
+__all__ = ["CodeDrawer", "Drawer", "TableDrawer", "TextDrawer", "make_drawer"]
+
+_HEADINGS = (Style(bold=True, underline=True), Style(bold=True), Style(bold=True, italic=True))
+_DIM = Style(dim=True)
+_RULE_CELLS = 24
+_SETTLED_FROM = 4
+_TAB_CELLS = 4
+
+
+class Drawer(Protocol):
+    """Draws one part."""
+
+    def update(self, leaf: Leaf, *, is_complete: bool) -> None:
+        """Show the part as it is now."""
+        ...
+
+    def resized(self) -> None:
+        """Go on below what is there, as the window has another size."""
+        ...
+
+
+def make_drawer(leaf: Leaf, pane: Pane, *, is_first: bool) -> Drawer:
+    """Return what draws a part; the first one of an answer has no gap above it."""
+    gap = () if is_first or leaf.gap is None else (leaf.gap,)
+    match leaf.kind:
+        case "code":
+            return CodeDrawer(leaf, pane, gap)
+        case "table":
+            return TableDrawer(pane, gap)
+        case "rule" | "empty":
+            return _LineDrawer(pane, gap)
+        case _:
+            return TextDrawer(pane, gap)
+
+
+class TextDrawer:
+    """Draws a paragraph or a heading."""
+
+    def __init__(self, pane: Pane, gap: Sequence[Row]) -> None:
+        self._pane, self._gap = pane, tuple(gap)
+        self._begun = 0
+        self._opened = ""
+        self._lead: Row | None = None
+        self._shown: Inline | None = None
+
+    def update(self, leaf: Leaf, *, is_complete: bool) -> None:
+        """Show the paragraph as it is now."""
+        source = leaf.content[self._begun :]
+        if self._begun and not source.strip():
+            return
+        base = _HEADINGS[min(leaf.level, len(_HEADINGS)) - 1] if leaf.kind == "heading" else PLAIN
+        inline = self._parse(source, base, is_complete=is_complete)
+        self._shown = inline
+        rows = [*self._gap, *wrap(inline.runs, self._pane.columns, self._first(leaf), leaf.indent)]
+        self._pane.show(rows)
+        if is_complete or len(rows) < _SETTLED_FROM:
+            return
+        if not inline.opened:
+            self._settle_words(leaf, source, base, rows)
+        if len(self._pane.rows) > min(self._pane.room, 2 * _SETTLED_FROM):
+            self._settle_all(self._pane.rows[-1])
+
+    def resized(self) -> None:
+        """Go on in the last row if it is one still, else in a new one."""
+        if not self._pane.rows:
+            return
+        if self._pane.last_row_fits():
+            self._settle_all(self._pane.rows[-1])
+        else:
+            self._settle_all(None)
+
+    def _first(self, leaf: Leaf) -> Row:
+        if self._lead is not None:
+            return self._lead
+        return leaf.indent if self._begun else leaf.lead
+
+    def _parse(self, source: str, base: Style, *, is_complete: bool) -> Inline:
+        text = source.lstrip() if self._begun else source
+        inline = inline_runs(self._opened + text, base, is_complete=is_complete)
+        blank: tuple[Run, ...] = ((" ", base),) if len(text) < len(source) and self._lead is not None else ()
+        length = inline.source_length - len(self._opened) + len(source) - len(text)
+        return Inline((*blank, *inline.runs), inline.opened, length)
+
+    def _settle_words(self, leaf: Leaf, source: str, base: Style, rows: Sequence[Row]) -> None:
+        """Settle all rows but the last one, if the rest reads the same by itself."""
+        cut = max(source.rstrip().rfind(" "), source.rstrip().rfind("\n"))
+        if cut <= 0:
+            return
+        width = self._pane.columns
+        above = self._parse(source[:cut], base, is_complete=True)
+        settled = [*self._gap, *wrap(above.runs, width, self._first(leaf), leaf.indent)]
+        rest = inline_runs(source[cut:].lstrip(), base, is_complete=False)
+        again = wrap(((" ", base), *rest.runs), width, settled[-1], leaf.indent)
+        if [*settled[:-1], *again] == list(rows):
+            self._begun += cut
+            self._opened, self._lead, self._gap = "", settled[-1], ()
+            self._pane.settle(keep=len(rows) - len(settled) + 1)
+            self._shown = rest
+
+    def _settle_all(self, lead: Row | None) -> None:
+        """Settle what is shown; what follows goes on with the marks that are open."""
+        if self._shown is not None:
+            self._begun += self._shown.source_length
+            self._opened, self._shown = self._shown.opened, None
+        self._lead, self._gap = lead, ()
+        self._pane.settle(keep=0 if lead is None else 1)
+
+
+class CodeDrawer:
+    """Draws code: its language above, the lines as they are, so that they can be copied, a rule below."""
+
+    def __init__(self, leaf: Leaf, pane: Pane, gap: Sequence[Row]) -> None:
+        self._pane = pane
+        self._highlighter = Highlighter(leaf.language)
+        self._taken = 0
+        self._partial = ""
+        self._is_loose = False
+        label = f"── {leaf.language} " if leaf.language else ""
+        self._heading = [*gap, (*leaf.lead, (label.ljust(_rule_cells(pane), "─"), _DIM))]
+        self._is_begun = self._is_ended = False
+
+    def update(self, leaf: Leaf, *, is_complete: bool) -> None:
+        """Show the lines that have come since, and the beginning of the next."""
+        if not self._is_begun:
+            self._is_begun = True
+            self._show_settled(*self._heading)
+        if self._is_ended:
+            return
+        lines = leaf.content.expandtabs(_TAB_CELLS).split("\n")
+        complete, partial = lines[:-1], lines[-1]
+        if is_complete and partial:
+            complete, partial = [*complete, partial], ""
+        for line in complete[self._taken :]:
+            self._end_line(leaf, line)
+        self._taken = max(self._taken, len(complete))
+        if partial:
+            self._show_beginning(leaf, partial)
+        if is_complete or leaf.is_closed:
+            self._is_ended = True
+            self._show_settled((*leaf.indent, ("─" * _rule_cells(self._pane), _DIM)))
+
+    def take_finished(self) -> int:
+        """Return how many lines are done since the last time; the source no longer needs them."""
+        taken, self._taken = self._taken, 0
+        return taken
+
+    def resized(self) -> None:
+        """Leave what is there of the line as it is."""
+        if self._partial:
+            self._pane.settle()
+            self._is_loose = True
+
+    def _show_settled(self, *rows: Row) -> None:
+        self._pane.settle()
+        self._pane.show(rows)
+        self._pane.settle()
+
+    def _show_beginning(self, leaf: Leaf, line: str) -> None:
+        row = (*leaf.indent, *self._highlighter.beginning(line))
+        self._show_line(row, line)
+
+    def _end_line(self, leaf: Leaf, line: str) -> None:
+        row = (*leaf.indent, *self._highlighter.line(line))
+        self._show_line(row, line)
+        self._partial, self._is_loose = "", False
+        self._pane.settle()
+
+    def _show_line(self, row: Row, line: str) -> None:
+        """Show a line; one that the terminal breaks is only ever added to."""
+        if not self._is_loose and row_cells(row) <= self._pane.columns:
+            self._pane.show([row])
+        elif self._partial:
+            added = line[len(self._partial) :]
+            if added:
+                self._pane.append(((added, row[-1][1]),))
+            self._is_loose = True
+        else:
+            self._pane.show([()])
+            self._pane.append(row)
+            self._is_loose = True
+        self._partial = line
+
+
+class TableDrawer:
+    """Draws a table."""
+
+    def __init__(self, pane: Pane, gap: Sequence[Row]) -> None:
+        self._pane, self._gap = pane, tuple(gap)
+        self._shape: TableShape | None = None
+        self._settled = self._shown = 1
+
+    def update(self, leaf: Leaf, *, is_complete: bool) -> None:
+        """Show the rows that have come."""
+        first, self._shown = self._shown, len(leaf.cells)
+        if self._shape is not None:
+            for number in range(first, len(leaf.cells)):
+                self._pane.show(render_row(leaf, number, self._shape, self._pane.columns))
+                self._pane.settle()
+            return
+        if self._settled > 1 and self._settled == len(leaf.cells):
+            return
+        shape = choose_shape(leaf, self._pane.columns)
+        rows = [*self._gap, *render_header(leaf, shape)]
+        for number in range(self._settled, len(leaf.cells)):
+            rows += render_row(leaf, number, shape, self._pane.columns)
+        self._pane.show(rows)
+        if len(rows) >= self._pane.room and not is_complete:
+            self._pane.settle()
+            self._shape = shape
+
+    def resized(self) -> None:
+        """Go on with another table: the header again, and the rows that follow."""
+        self._pane.settle()
+        self._shape, self._gap, self._settled = None, ((),), self._shown
+
+
+class _LineDrawer:
+    """Draws a rule, or an item with nothing in it, once it is complete."""
+
+    def __init__(self, pane: Pane, gap: Sequence[Row]) -> None:
+        self._pane, self._gap = pane, tuple(gap)
+
+    def update(self, leaf: Leaf, *, is_complete: bool) -> None:
+        """Show it."""
+        if leaf.kind == "rule":
+            self._pane.show([*self._gap, (*leaf.lead, ("─" * _rule_cells(self._pane), _DIM))])
+        elif is_complete:
+            self._pane.show([*self._gap, leaf.lead])
+
+    def resized(self) -> None:
+        """Leave it as it is."""
+
+
+def _rule_cells(pane: Pane) -> int:
+    return min(pane.columns, _RULE_CELLS)

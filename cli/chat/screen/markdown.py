@@ -1,0 +1,121 @@
+"""Markdown on a terminal while it comes: each part is rendered as soon as it is certain, and stays as it is.
+
+The parts of the text are found by the parser for every line; what a growing paragraph needs is parsed for every piece.
+What is complete is taken out of the source, so that a piece costs the same however long the answer has become. The
+beginning of a line that may still become anything (`-`, `12.`, a fence, the row of a table) waits for more of it.
+"""
+
+import re
+
+from llmrun.cli.chat.screen.drawers import CodeDrawer, Drawer, TableDrawer, TextDrawer, make_drawer
+from llmrun.cli.chat.screen.leaves import Leaf, find_leaves
+from llmrun.cli.chat.screen.pane import Pane
+from llmrun.cli.output import inert
+
+__all__ = ["MarkdownStream"]
+
+_IN = r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*"
+_UNDECIDED = re.compile(_IN + r"(?:[-*+=#>|`~:_ \t]*|\d{1,9}[.)]?[ \t]*|\||\|.*|```.*|~~~.*)\Z")
+_UNDECIDED_IN_CODE = re.compile(r"[ \t>]*(?:`+|~+)?[ \t]*\Z")
+_TABLE_LINE = re.compile(_IN + r"\|")
+_DELIMITER_LINE = re.compile(r"[ \t>|:\-]*\Z")
+
+
+class MarkdownStream:
+    """Renders one answer.
+
+    Args:
+        pane: Where it goes.
+    """
+
+    def __init__(self, pane: Pane) -> None:
+        self._pane = pane
+        self._source = ""
+        self._drawer: Drawer | None = None
+        self._leaf: Leaf | None = None
+        self._done = 0
+        self._is_first = True
+        self._paragraph: str | None = None
+
+    def feed(self, text: str) -> None:
+        """Show a piece of the answer."""
+        text = inert(text)
+        self._source += text
+        self.look_at_size()
+        if self._paragraph is not None and "\n" not in text:
+            self._extend_paragraph(text)
+        elif text:
+            self._advance(is_complete=False)
+
+    def finish(self) -> None:
+        """Show the rest: there is no more."""
+        self.look_at_size()
+        self._advance(is_complete=True)
+
+    def look_at_size(self) -> None:
+        """Take note of it if the window has another size."""
+        if self._pane.was_resized() and self._drawer is not None:
+            self._drawer.resized()
+
+    def _extend_paragraph(self, text: str) -> None:
+        assert self._paragraph is not None
+        assert isinstance(self._drawer, TextDrawer)
+        assert self._leaf is not None
+        self._paragraph += text
+        self._drawer.update(self._leaf.with_content(self._paragraph.rstrip()), is_complete=False)
+
+    def _advance(self, *, is_complete: bool) -> None:
+        visible = self._source if is_complete else self._visible()
+        leaves = find_leaves(visible)
+        for number in range(self._done, len(leaves)):
+            is_last = number == len(leaves) - 1
+            if not is_last or is_complete or leaves[number].kind != "empty":
+                self._draw(leaves[number], is_complete=is_complete or not is_last)
+            if not is_last:
+                self._drawer = None
+                self._pane.settle()
+        self._done = max(len(leaves) - 1, self._done, 0)
+        self._paragraph = None
+        if leaves and not is_complete:
+            self._remember(leaves[-1], is_whole=visible == self._source)
+            self._cut(leaves)
+
+    def _draw(self, leaf: Leaf, *, is_complete: bool) -> None:
+        if self._drawer is None or (self._leaf and self._leaf.kind != leaf.kind):
+            self._drawer = make_drawer(leaf, self._pane, is_first=self._is_first)
+        self._leaf = leaf
+        self._drawer.update(leaf, is_complete=is_complete)
+        if is_complete:
+            self._is_first = False
+
+    def _remember(self, leaf: Leaf, *, is_whole: bool) -> None:
+        """Note whether more text without a newline can only make the last paragraph longer."""
+        if leaf.kind == "text" and is_whole and not self._source.endswith("\n"):
+            self._paragraph = leaf.content + self._source[len(self._source.rstrip()) :]
+
+    def _visible(self) -> str:
+        """Return the source without the end that is not decided yet."""
+        above, newline, last = self._source.rpartition("\n")
+        if isinstance(self._drawer, CodeDrawer):
+            return self._source if not _UNDECIDED_IN_CODE.match(last) else above + newline
+        if isinstance(self._drawer, TableDrawer):
+            return above + newline
+        if not _UNDECIDED.match(last):
+            return self._source
+        before, other_newline, line = above.rpartition("\n")
+        if _TABLE_LINE.match(line) and _DELIMITER_LINE.match(last):
+            return before + other_newline
+        return above + newline
+
+    def _cut(self, leaves: list[Leaf]) -> None:
+        """Take what is complete out of the source."""
+        lines = self._source.split("\n")
+        last = leaves[-1]
+        if isinstance(self._drawer, CodeDrawer) and last.is_fenced:
+            finished = self._drawer.take_finished()
+            del lines[last.line + 1 : last.line + 1 + finished]
+        first_line = last.block[1]
+        if last.block[0]:
+            del lines[:first_line]
+            self._done = sum(1 for leaf in leaves[:-1] if leaf.block == last.block)
+        self._source = "\n".join(lines)
