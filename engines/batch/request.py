@@ -175,8 +175,8 @@ def _sampling(fields: dict[str, Any], defaults: BatchDefaults) -> tuple[Sampling
     is_given = seed is not None
     if seed is None:
         seed = int.from_bytes(os.urandom(8)) % _SEEDS
-    sampling = replace(defaults.sampling, **(fields | {"seed": seed}))
-    return replace(sampling, repeatable=is_given or sampling.temperature == 0), is_given
+    repeatable = is_given or fields.get("temperature", defaults.sampling.temperature) == 0
+    return replace(defaults.sampling, **(fields | {"seed": seed, "repeatable": repeatable})), is_given
 
 
 def _digest(

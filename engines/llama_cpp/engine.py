@@ -22,7 +22,7 @@ from llmrun.engines.llama_cpp.sampling import Sampler
 from llmrun.engines.llama_cpp.speculation import Decoder
 from llmrun.engines.llama_cpp.vocabulary import Vocabulary
 from llmrun.engines.llama_cpp.weights import load_weights, take_early
-from llmrun.engines.protocol import BatchEvent, BatchRequest
+from llmrun.engines.protocol import BatchEvent, BatchRequest, generate_one_by_one
 from llmrun.engines.types import Done, EngineName, Event, LoadPlan, Notice, SamplingOptions, Segment
 
 if TYPE_CHECKING:
@@ -148,6 +148,9 @@ class LlamaCppSession:
         self, requests: Iterable[BatchRequest], parallel: int, cancel: Cancellation
     ) -> Iterator[tuple[str, BatchEvent]]:
         """Answer many prompts, up to `parallel` of them at once, in the memory that the plan has for one."""
+        if parallel == 1:
+            yield from generate_one_by_one(self, requests, cancel)
+            return
         from llmrun.engines.llama_cpp.parallel import ParallelDecoder
 
         self._context.close()  # the plan has memory for one context

@@ -86,7 +86,7 @@ def test_results_are_the_users_own_file(batch: Run, tmp_path: Path) -> None:
 
 
 def test_the_template_and_the_system_message(batch: Run, tmp_path: Path) -> None:
-    requests = [{"id": "all", "prompt": "hi"}, {"id": "own", "prompt": "hi", "system": "B"}]
+    requests: list[Any] = [{"id": "all", "prompt": "hi"}, {"id": "own", "prompt": "hi", "system": "B"}]
     requests.append({"id": "turns", "messages": [{"role": r, "content": r[0]} for r in ("user", "assistant", "user")]})
     result = batch(requests, "--system", "A")
     assert result.code == 0, result.errors
@@ -256,7 +256,7 @@ def test_the_bar_on_a_terminal(environment: dict[str, str], model: Path, tmp_pat
 
     (tmp_path / "r").write_text('{"prompt": "a"}\n' * 30)
     ours, theirs = pty.openpty()
-    arguments = ["run", model, "--batch", tmp_path / "r", "--output", tmp_path / "o"]
+    arguments: list[Any] = ["run", model, "--batch", tmp_path / "r", "--output", tmp_path / "o"]
     process = subprocess.Popen(
         [Path(sys.executable).with_name("llmrun"), *arguments],
         stdin=subprocess.DEVNULL,
