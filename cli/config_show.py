@@ -48,12 +48,12 @@ class Setting:
 
 @config_app.command("path")
 def path_command() -> None:
-    r"""Print where the configuration file is, or would be.
+    """Print where the configuration file is, or would be.
 
     \b
     llmrun config path
     $EDITOR "$(llmrun config path)"
-    """
+    """  # noqa: D301 - Typer reads the control character
     from llmrun.cli.config import config_path
     from llmrun.cli.output import write_out
 
@@ -67,7 +67,7 @@ def show_command(
     ] = None,
     json_output: JsonOutput = False,
 ) -> None:
-    r"""Show the value of every option, and where it comes from: a default, the file or a variable.
+    """Show the value of every option, and where it comes from: a default, the file or a variable.
 
     The command line wins over the environment, the environment over the file, and in the file a command's table over
     what stands above it.
@@ -76,7 +76,7 @@ def show_command(
     llmrun config show
     llmrun config show run
     llmrun config show models pull --json
-    """
+    """  # noqa: D301 - Typer reads the control character
     from llmrun.cli.config import config_path
     from llmrun.cli.output import write_json, write_out
     from llmrun.errors import UsageError

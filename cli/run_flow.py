@@ -144,6 +144,7 @@ def _prepare(request: RunRequest) -> Prepared:
         progress=choose_progress(quiet=request.quiet),
         draft=request.draft,
         before_download=before_download(yes=request.yes, quiet=request.quiet),
+        sampling=request.sampling,
     )
 
 
@@ -151,7 +152,7 @@ def _another_way(request: RunRequest, prepared: Prepared) -> Prepared | None:
     """Return what to try after a crash: a new process where an old one died, else the next engine, if it is wanted."""
     if prepared.worker is not None:
         return _prepare(request)
-    return prepare_next(prepared) if request.fallback else None
+    return prepare_next(prepared, request.sampling) if request.fallback else None
 
 
 def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notices: _Notices, shown: list[str]) -> None:

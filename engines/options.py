@@ -5,10 +5,10 @@ might have made it faster, and is often set for all commands at once, is said.
 """
 
 from llmrun.engines.memory.types import PlanRequest
-from llmrun.engines.types import EngineName
+from llmrun.engines.types import EngineName, SamplingOptions
 from llmrun.errors import UsageError
 
-__all__ = ["check_options", "option_notices"]
+__all__ = ["check_options", "check_sampling", "option_notices"]
 
 _LLAMA_CPP_ONLY = frozenset({EngineName.CTRANSFORMERS, EngineName.PYTORCH, EngineName.VLLM})
 _READS_QUANTIZED = frozenset({EngineName.LLAMA_CPP, EngineName.CTRANSFORMERS})
@@ -36,6 +36,32 @@ def check_options(engine: EngineName, request: PlanRequest, *, on_gpu: bool) -> 
         raise UsageError(f"--draft is for llama-cpp, and this model runs on {engine}", fix=other)
     if request.quantization is not None:
         _check_quantization(engine, request.quantization, on_gpu=on_gpu)
+
+
+def check_sampling(engine: EngineName, sampling: SamplingOptions) -> None:
+    """Refuse a schema or a grammar that the engine cannot keep an answer to. Log probabilities all of them have.
+
+    Raises:
+        UsageError: Names the option, and what does work.
+    """
+    if sampling.json_schema is None and sampling.grammar is None:
+        return
+    if sampling.json_schema is not None and sampling.grammar is not None:
+        raise UsageError("an answer can follow a JSON schema or a grammar, not both", fix="leave one of them out")
+    option = "--grammar" if sampling.json_schema is None else "--json-schema"
+    if engine is EngineName.CTRANSFORMERS:
+        raise UsageError(
+            f"{option} is not for ctransformers: it cannot keep an answer to a JSON schema or a grammar",
+            fix="llmrun models convert makes a GGUF of a llama file, for llama-cpp, which can",
+        )
+    if engine in (EngineName.PYTORCH, EngineName.VLLM):
+        from importlib.util import find_spec
+
+        if find_spec("xgrammar") is None:
+            raise UsageError(
+                f"{option} on {engine} needs the package xgrammar, which is not installed",
+                fix=f"llmrun install {engine}",
+            )
 
 
 def _check_quantization(engine: EngineName, quantization: str, *, on_gpu: bool) -> None:

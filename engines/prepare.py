@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.installed.facts import EngineFacts, probe_engines
 from llmrun.engines.memory.needs import estimate_need, trained_context
-from llmrun.engines.options import check_options, option_notices
+from llmrun.engines.options import check_options, check_sampling, option_notices
 from llmrun.engines.plan import PlanRequest, check_request
-from llmrun.engines.prefix_cache.name import FOLDER
+from llmrun.engines.prefix_cache.folder import FOLDER
 from llmrun.engines.selection.judgement import Judgement, judge
 from llmrun.engines.selection.reasons import Selection
 from llmrun.engines.selection.setting import Setting
 from llmrun.engines.selection.subject import Subject, find_subject, local_subject
-from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan
+from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan, SamplingOptions
 from llmrun.engines.warm.flow import attach_warm, make_warm_target, stop_idle
 from llmrun.errors import LlmrunError, NotEnoughMemoryError, UsageError
 from llmrun.folders import cache_folder
@@ -63,6 +63,7 @@ def prepare(
     progress: Progress,
     draft: str | None = None,
     before_download: "BeforeDownload | None" = None,
+    sampling: SamplingOptions | None = None,
 ) -> Prepared:
     """Find the model, downloading it if need be, and decide how to run it.
 
@@ -74,6 +75,7 @@ def prepare(
         progress: Shows downloads.
         draft: The model that is to guess ahead, as typed.
         before_download: Called before a model is fetched, with what is known of it; may refuse.
+        sampling: How tokens are to be chosen, where that is known already: an engine that cannot do it is refused.
 
     Raises:
         LlmrunError: Any of the failures of the steps; each says what mends it.
@@ -88,12 +90,15 @@ def prepare(
     if subject is not None:
         waiting = _attach(subject, request, engine, helper)
         if waiting is not None:
+            _check_sampling(waiting.plan.engine, sampling)
             return waiting
     setting = _leave_room(_setting(request, engine), helper)
     if subject is None:
-        subject = _bring(ref, setting, helper, before_download, offline=offline, progress=progress)
+        subject = _bring(ref, setting, helper, before_download, sampling, offline=offline, progress=progress)
     target = _warm_target(subject, request, engine, helper)
-    return replace(_prepared(subject, _judge_with_room(subject, setting, helper), setting), target=target)
+    judged = _judge_with_room(subject, setting, helper)
+    _check_sampling(judged.chosen, sampling)
+    return replace(_prepared(subject, judged, setting), target=target)
 
 
 def _bring(
@@ -101,6 +106,7 @@ def _bring(
     setting: Setting,
     helper: LocalModel | None,
     before_download: "BeforeDownload | None",
+    sampling: SamplingOptions | None,
     *,
     offline: bool,
     progress: Progress,
@@ -111,11 +117,17 @@ def _bring(
         return local_subject(ref, resolve(ref, offline=offline, progress=progress), setting.request)
     subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
     judged = _judge_with_room(subject, setting, helper)
+    _check_sampling(judged.chosen, sampling)
     if before_download is not None and not (offline or is_offline()):
         from llmrun.engines.download import describe_download
 
         before_download(describe_download(judged))
     return local_subject(ref, _fetch(subject, offline=offline, progress=progress), setting.request)
+
+
+def _check_sampling(engine: EngineName | None, sampling: SamplingOptions | None) -> None:
+    if engine is not None and sampling is not None:
+        check_sampling(engine, sampling)
 
 
 def _announce_unknown(ref: ModelRef, before_download: "BeforeDownload | None", *, offline: bool) -> None:
@@ -155,7 +167,7 @@ def _setting(request: PlanRequest, engine: EngineName | None) -> Setting:
     )
 
 
-def prepare_next(prepared: Prepared) -> Prepared | None:
+def prepare_next(prepared: Prepared, sampling: SamplingOptions | None = None) -> Prepared | None:
     """Return the same model on the next eligible engine, for when the chosen one has crashed; None if there is none.
 
     An engine that was asked for has no next one: another would not be what was asked for.
@@ -168,7 +180,10 @@ def prepare_next(prepared: Prepared) -> Prepared | None:
         return None
     judged = judge(prepared.subject, replace(prepared.setting, forced=following))
     try:
-        return None if judged.error is not None else _prepared(prepared.subject, judged, prepared.setting)
+        if judged.error is not None:
+            return None
+        _check_sampling(judged.chosen, sampling)
+        return _prepared(prepared.subject, judged, prepared.setting)
     except UsageError:  # it has not what was asked for: the crash is what to tell of
         return None
 

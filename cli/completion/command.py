@@ -21,12 +21,15 @@ def completion(
     """Print the script that makes a shell complete commands, options, engines and names of models.
 
     \b
-    bash        llmrun completion bash > ~/.local/share/bash-completion/completions/llmrun
-                or in ~/.bashrc:  eval "$(llmrun completion bash)"
+    bash        llmrun completion bash >> ~/.bash_completion
     zsh         llmrun completion zsh > ~/.zfunc/_llmrun
-                with  fpath+=~/.zfunc; autoload -Uz compinit; compinit  in ~/.zshrc
+                with  fpath+=~/.zfunc; autoload -Uz compinit; compinit
+                in ~/.zshrc
     fish        llmrun completion fish > ~/.config/fish/completions/llmrun.fish
     powershell  llmrun completion powershell >> $PROFILE
+
+    \b
+    eval "$(llmrun completion bash)"    for this shell only
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.completion.script import completion_script
     from llmrun.cli.output import write_out

@@ -6,34 +6,35 @@ Usage: python tests/tools/help_pages.py [--check]
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 PROGRAM = Path(sys.executable).with_name("llmrun")
 TARGET = Path(__file__).parents[2] / "docs" / "help.md"
-PAGES = (
-    (),
-    ("run",),
-    ("which-backend",),
-    ("models",),
-    ("models", "list"),
-    ("models", "pull"),
-    ("models", "show"),
-    ("models", "convert"),
-    ("models", "rm"),
-    ("models", "cache"),
-    ("models", "cache", "show"),
-    ("models", "cache", "clear"),
-    ("install",),
-)
 HEAD = "# Help pages\n\nWritten by `make docs` from the program itself; `make check` sees that they are up to date.\n"
+
+
+def pages() -> Iterator[tuple[str, ...]]:
+    """Return the words of every command, as the program itself has them."""
+    from typer.main import get_command
+
+    from llmrun.cli.app import build_app
+
+    def below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        yield words
+        for name, child in getattr(command, "commands", {}).items():
+            yield from below(child, (*words, name))
+
+    return below(get_command(build_app()), ())
 
 
 def render() -> str:
     """Return the page."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMRUN_")}
-    environment |= {"COLUMNS": "100", "NO_COLOR": "1"}
+    environment |= {"COLUMNS": "80", "NO_COLOR": "1"}
     parts = [HEAD]
-    for page in PAGES:
+    for page in pages():
         done = subprocess.run(
             [PROGRAM, *page, "--help"], capture_output=True, text=True, env=environment, timeout=60, check=True
         )
