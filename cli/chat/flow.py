@@ -15,7 +15,7 @@ from llmrun.cli.chat.attachments import read_attachment
 from llmrun.cli.chat.commands import command_words, run_command
 from llmrun.cli.chat.commands_files import describe_session
 from llmrun.cli.chat.model import ChatModel, ModelRequest
-from llmrun.cli.chat.piped import PipedReader, PipedView
+from llmrun.cli.chat.piped import DumbReader, PipedReader, PipedView
 from llmrun.cli.chat.state import Chat, Leave, Settings, describe_error
 from llmrun.cli.chat.turns import AnswerView, TurnReader
 from llmrun.cli.signals import interrupt_descriptor
@@ -109,10 +109,10 @@ def _terminal(
     request: ChatRequest,
 ) -> tuple[bool, AnswerView, Callable[[str], AnswerView], Callable[[Chat], TurnReader]]:
     """Return whether somebody is there, and what reads and shows."""
+    plain = PipedView(hide_reasoning=request.settings.think == "hide", quiet=request.model.quiet)
     if not (_is_terminal(0) and _is_terminal(1)):
-        view = PipedView(hide_reasoning=request.settings.think == "hide", quiet=request.model.quiet)
-        return False, view, lambda _think: view, lambda _chat: PipedReader(view)
-    raise AssertionError
+        return False, plain, lambda _think: plain, lambda _chat: PipedReader(plain)
+    return True, plain, lambda _think: plain, lambda _chat: DumbReader(plain)
 
 
 def _is_terminal(descriptor: int) -> bool:

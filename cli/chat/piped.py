@@ -1,6 +1,7 @@
 """Turns from a pipe or a file, one on each line, and answers without any decoration: what scripts want.
 
 Nothing in a line is a command: a program that feeds text into a chat must not have to know which lines those would be.
+A terminal that can do nothing but write lines (TERM=dumb) has a prompt and commands, and the same plain answers.
 """
 
 import os
@@ -10,7 +11,7 @@ from llmrun.cli.chat.turns import AnswerStatus
 from llmrun.cli.output import TerminalWriter, report_line, write_out
 from llmrun.engines.conversation.reasoning import ReasoningSplitter
 
-__all__ = ["PipedReader", "PipedView"]
+__all__ = ["DumbReader", "PipedReader", "PipedView"]
 
 _CHUNK_BYTES = 1 << 16
 
@@ -60,6 +61,30 @@ class PipedReader:
         except UnicodeDecodeError as error:
             self._view.notice(f"a line is not UTF-8 (byte {error.start:,}): what cannot be read was replaced by U+FFFD")
             return line.decode("utf-8", "replace")
+
+
+class DumbReader:
+    """Asks for a line at a time on a terminal that cannot move its cursor."""
+
+    def __init__(self, view: "PipedView") -> None:
+        self._lines = PipedReader(view)
+
+    def read(self) -> str:
+        """Return the next line.
+
+        Raises:
+            EOFError: Ctrl-D, or Ctrl-C twice.
+        """
+        interrupted = False
+        while True:
+            os.write(2, b"> ")
+            try:
+                return self._lines.read()
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise EOFError from None
+                interrupted = True
+                report_line("\nCtrl-C once more leaves, and so does Ctrl-D")
 
 
 class PipedView:

@@ -166,7 +166,9 @@ def completion_prompt(
 ) -> RenderedPrompt:
     """Return a conversation as plain text for a model that has no template: it will continue the text."""
     _check(messages)
-    text = "\n\n".join(message.content for message in messages)
+    # An answer continued what was before it; anything else begins anew.
+    breaks = ("\n\n" if index and message.role != "assistant" else "" for index, message in enumerate(messages))
+    text = "".join(gap + message.content for gap, message in zip(breaks, messages, strict=True))
     guard = ContentGuard((*control_tokens, *filter(None, _named_tokens(special_tokens).values())), (), [text])
     return RenderedPrompt(
         segments=_plain(guard, text),

@@ -100,9 +100,12 @@ def test_a_session_appears_with_its_first_record_and_is_private(folder: Path) ->
 def test_each_record_is_on_the_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synchronized: list[int] = []
     real = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: (synchronized.append(os.fstat(descriptor).st_size), real(descriptor))
-    )
+
+    def fsync(descriptor: int) -> None:
+        synchronized.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     with SessionFile(tmp_path / "a.jsonl", HEADER) as session:
         for number in range(3):
             session.append(said(str(number)))

@@ -281,6 +281,18 @@ def test_conversations_that_are_none(renderer: TemplateRenderer, messages: list[
         smollm2(renderer, *messages)
 
 
+def test_completion_of_a_conversation_goes_on_where_the_model_ended() -> None:
+    """An answer is what the model continued the text with: what it has processed begins the next prompt."""
+    messages = [
+        Message(role="system", content="a"),
+        Message(role="user", content="b"),
+        Message(role="assistant", content=" c"),
+        Message(role="user", content="d"),
+    ]
+    rendered = completion_prompt(messages, special_tokens=SpecialTokens())
+    assert rendered.text == "a\n\nb c\n\nd"
+
+
 def test_completion_without_a_template_says_so() -> None:
     rendered = completion_prompt(
         [Message(role="system", content="s"), user("Once <|im_end|> upon")],
