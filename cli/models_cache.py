@@ -142,7 +142,7 @@ def _by_model(entries: "Sequence[EntryHead]") -> "list[tuple[str, list[EntryHead
 
 
 def _folder() -> Path:
-    from llmrun.engines.prefix_cache.folder import FOLDER
+    from llmrun.engines.prefix_cache.name import FOLDER
     from llmrun.folders import cache_folder
 
     return cache_folder(FOLDER).absolute()

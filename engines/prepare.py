@@ -11,7 +11,7 @@ from llmrun.engines.installed.facts import EngineFacts, probe_engines
 from llmrun.engines.memory.needs import estimate_need, trained_context
 from llmrun.engines.options import check_options, check_sampling, option_notices
 from llmrun.engines.plan import PlanRequest, check_request
-from llmrun.engines.prefix_cache.folder import FOLDER
+from llmrun.engines.prefix_cache.name import FOLDER
 from llmrun.engines.selection.judgement import Judgement, judge
 from llmrun.engines.selection.reasons import Selection
 from llmrun.engines.selection.setting import Setting
