@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trained_models as trained
 
 pytestmark = pytest.mark.engine
 
@@ -100,6 +101,21 @@ def test_vllm(llmrun: Run, twin: Path, tmp_path: Path) -> None:
     )
     assert done.code == 12, done.errors
     check_answers(read_results(tmp_path / "o"), "vllm")
+
+
+@pytest.mark.ctransformers
+def test_ctransformers(llmrun: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(trained.legacy_gpt2())
+    requests = [{"prompt": trained.QUESTION}, {"prompt": trained.QUESTION, "max_tokens": 1}]
+    requests.append({"prompt": trained.QUESTION, "json_schema": {"type": "object"}})
+    (tmp_path / "r").write_text("".join(json.dumps(request) + "\n" for request in requests))
+    command = ("run", tmp_path / "model.bin", "--raw", "--batch", tmp_path / "r", "--output", tmp_path / "o")
+    done = llmrun(*command, "--temperature", "0")
+    assert done.code == 12, done.errors
+    results = read_results(tmp_path / "o")
+    assert results["1"]["text"] == trained.ANSWER
+    assert results["2"]["finish_reason"] == "length"
+    assert (results["3"]["error"]["exit_code"], results["3"]["error"]["code"]) == (2, "usage")
 
 
 def test_prompts_are_cut_between_others(llmrun: Run, real_model: Path, tmp_path: Path) -> None:
