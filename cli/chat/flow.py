@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from llmrun.cli import early
 from llmrun.cli.chat.answer import take_turn
@@ -26,6 +27,9 @@ from llmrun.engines.conversation.sessions import new_name, newest_session, open_
 from llmrun.engines.selection.select import fallback_notice
 from llmrun.engines.types import EngineName
 from llmrun.errors import LlmrunError, UsageError
+
+if TYPE_CHECKING:
+    from llmrun.cli.chat.screen.thinking import Think
 
 __all__ = ["ChatRequest", "execute"]
 
@@ -112,7 +116,22 @@ def _terminal(
     plain = PipedView(hide_reasoning=request.settings.think == "hide", quiet=request.model.quiet)
     if not (_is_terminal(0) and _is_terminal(1)):
         return False, plain, lambda _think: plain, lambda _chat: PipedReader(plain)
-    return True, plain, lambda _think: plain, lambda _chat: DumbReader(plain)
+    if os.environ.get("TERM", "dumb") in ("", "dumb"):
+        return True, plain, lambda _think: plain, lambda _chat: DumbReader(plain)
+    from llmrun.cli.chat.screen.keyboard import Keyboard
+    from llmrun.cli.chat.screen.view import screen_view
+
+    keyboard = Keyboard()
+
+    def make_view(think: str) -> AnswerView:
+        return screen_view(think=cast("Think", think), plain=request.plain, keyboard=keyboard)
+
+    def make_reader(_chat: Chat) -> TurnReader:
+        from llmrun.cli.chat.screen.input import screen_reader
+
+        return screen_reader(keyboard)
+
+    return True, make_view(request.settings.think), make_view, make_reader
 
 
 def _is_terminal(descriptor: int) -> bool:

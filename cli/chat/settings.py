@@ -15,7 +15,7 @@ from llmrun.cli.chat.state import Settings
 from llmrun.engines.conversation.window import OVERFLOWS
 from llmrun.errors import UsageError
 
-__all__ = ["OPTION_NAMES", "THINK", "changed", "describe_settings"]
+__all__ = ["OPTION_NAMES", "THINK", "changed", "describe_settings", "option_choices"]
 
 THINK = ("show", "hide", "dim")
 _NONE = ("none", "default")
@@ -49,6 +49,11 @@ _OPTIONS: Mapping[str, _Option] = {
     "think": _Option(choices=THINK),
 }
 OPTION_NAMES: tuple[str, ...] = tuple(_OPTIONS)
+
+
+def option_choices(name: str) -> tuple[str, ...]:
+    """Return what an option may be, if it is one of a few."""
+    return _OPTIONS[name].choices if name in _OPTIONS else ()
 
 
 def changed(settings: Settings, name: str, text: str) -> Settings:

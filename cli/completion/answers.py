@@ -8,7 +8,7 @@ from typing import Any
 from llmrun.cli.completion.script import SHELLS, VARIABLE
 from llmrun.errors import LlmrunError
 
-__all__ = ["answer_shell"]
+__all__ = ["answer_shell", "model_names"]
 
 _Found = tuple[str, str]
 """A value, and what is said of it where a shell shows that."""
@@ -57,7 +57,7 @@ def _completion_of(param: Any) -> _Complete | None:
     from llmrun.cli import options
 
     if param.param_type_name == "argument":
-        by_metavar: dict[str, _Complete] = {"MODEL": _models, "ENGINE": _engines, "SHELL": partial(_one_of, SHELLS)}
+        by_metavar: dict[str, _Complete] = {"MODEL": model_names, "ENGINE": _engines, "SHELL": partial(_one_of, SHELLS)}
         return by_metavar.get((param.metavar or "").strip("[]."))
     values = {
         "--on-overflow": options.OVERFLOWS,
@@ -72,7 +72,7 @@ def _completion_of(param: Any) -> _Complete | None:
         if option == "--engine":
             return _engines
         if option in ("--draft", "--model"):
-            return _models
+            return model_names
         # A command may allow other values than the one that the list was made for.
         if option in values and not (option == "--on-overflow" and "stop" in (param.help or "")):
             return partial(_one_of, values[option])
@@ -89,7 +89,7 @@ def _engines(incomplete: str) -> Iterator[_Found]:
     return _one_of(tuple(name for name in EngineName if name is not EngineName.FAKE), incomplete)
 
 
-def _models(incomplete: str) -> Iterator[_Found]:
+def model_names(incomplete: str) -> Iterator[_Found]:
     """Return what MODEL can be; with a slash in front it is a path, which shells complete better by themselves."""
     if incomplete.startswith(("/", "./", "../", "~")):
         return

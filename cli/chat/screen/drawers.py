@@ -26,6 +26,14 @@ _SETTLED_FROM = 4
 _TAB_CELLS = 4
 
 
+class Reader(Protocol):
+    """Makes text with styles of a paragraph's source."""
+
+    def __call__(self, source: str, base: Style = PLAIN, *, is_complete: bool) -> Inline:
+        """Return it; the source may go on."""
+        ...
+
+
 class Drawer(Protocol):
     """Draws one part."""
 
@@ -33,8 +41,12 @@ class Drawer(Protocol):
         """Show the part as it is now."""
         ...
 
-    def resized(self) -> None:
-        """Go on below what is there, as the window has another size."""
+    def break_off(self, *, in_row: bool) -> None:
+        """Leave what is there as it is, and go on behind it, or in a row of its own.
+
+        Args:
+            in_row: The last row is where it was, and can be gone on with.
+        """
         ...
 
 
@@ -53,10 +65,16 @@ def make_drawer(leaf: Leaf, pane: Pane, *, is_first: bool) -> Drawer:
 
 
 class TextDrawer:
-    """Draws a paragraph or a heading."""
+    """Draws a paragraph or a heading.
 
-    def __init__(self, pane: Pane, gap: Sequence[Row]) -> None:
-        self._pane, self._gap = pane, tuple(gap)
+    Args:
+        pane: Where it goes.
+        gap: The row above it, if there is one.
+        read: Makes text with styles of its source.
+    """
+
+    def __init__(self, pane: Pane, gap: Sequence[Row] = (), read: Reader = inline_runs) -> None:
+        self._pane, self._gap, self._read = pane, tuple(gap), read
         self._begun = 0
         self._opened = ""
         self._lead: Row | None = None
@@ -79,14 +97,10 @@ class TextDrawer:
         if len(self._pane.rows) > min(self._pane.room, 2 * _SETTLED_FROM):
             self._settle_all(self._pane.rows[-1])
 
-    def resized(self) -> None:
-        """Go on in the last row if it is one still, else in a new one."""
-        if not self._pane.rows:
-            return
-        if self._pane.last_row_fits():
-            self._settle_all(self._pane.rows[-1])
-        else:
-            self._settle_all(None)
+    def break_off(self, *, in_row: bool) -> None:
+        """Settle what is shown."""
+        if self._pane.rows:
+            self._settle_all(self._pane.rows[-1] if in_row else None)
 
     def _first(self, leaf: Leaf) -> Row:
         if self._lead is not None:
@@ -95,7 +109,7 @@ class TextDrawer:
 
     def _parse(self, source: str, base: Style, *, is_complete: bool) -> Inline:
         text = source.lstrip() if self._begun else source
-        inline = inline_runs(self._opened + text, base, is_complete=is_complete)
+        inline = self._read(self._opened + text, base, is_complete=is_complete)
         blank: tuple[Run, ...] = ((" ", base),) if len(text) < len(source) and self._lead is not None else ()
         length = inline.source_length - len(self._opened) + len(source) - len(text)
         return Inline((*blank, *inline.runs), inline.opened, length)
@@ -108,7 +122,7 @@ class TextDrawer:
         width = self._pane.columns
         above = self._parse(source[:cut], base, is_complete=True)
         settled = [*self._gap, *wrap(above.runs, width, self._first(leaf), leaf.indent)]
-        rest = inline_runs(source[cut:].lstrip(), base, is_complete=False)
+        rest = self._read(source[cut:].lstrip(), base, is_complete=False)
         again = wrap(((" ", base), *rest.runs), width, settled[-1], leaf.indent)
         if [*settled[:-1], *again] == list(rows):
             self._begun += cut
@@ -163,8 +177,9 @@ class CodeDrawer:
         taken, self._taken = self._taken, 0
         return taken
 
-    def resized(self) -> None:
-        """Leave what is there of the line as it is."""
+    def break_off(self, *, in_row: bool) -> None:
+        """Leave what is there of the line as it is, and add to it."""
+        del in_row
         if self._partial:
             self._pane.settle()
             self._is_loose = True
@@ -227,8 +242,9 @@ class TableDrawer:
             self._pane.settle()
             self._shape = shape
 
-    def resized(self) -> None:
+    def break_off(self, *, in_row: bool) -> None:
         """Go on with another table: the header again, and the rows that follow."""
+        del in_row
         self._pane.settle()
         self._shape, self._gap, self._settled = None, ((),), self._shown
 
@@ -246,7 +262,7 @@ class _LineDrawer:
         elif is_complete:
             self._pane.show([*self._gap, leaf.lead])
 
-    def resized(self) -> None:
+    def break_off(self, *, in_row: bool) -> None:
         """Leave it as it is."""
 
 

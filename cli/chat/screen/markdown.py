@@ -55,7 +55,13 @@ class MarkdownStream:
     def look_at_size(self) -> None:
         """Take note of it if the window has another size."""
         if self._pane.was_resized() and self._drawer is not None:
-            self._drawer.resized()
+            self._drawer.break_off(in_row=self._pane.last_row_fits())
+
+    def break_off(self) -> None:
+        """End the row, as something else is shown in the midst of the answer."""
+        if self._drawer is not None:
+            self._drawer.break_off(in_row=False)
+        self._pane.end()
 
     def _extend_paragraph(self, text: str) -> None:
         assert self._paragraph is not None
