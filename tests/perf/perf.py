@@ -19,6 +19,7 @@ import psutil
 from bench import Bench
 from pairs import HEADING, Row
 from peers import find_peers, find_xllamacpp
+from rows_batch import measure_batch_command, measure_batch_vllm
 from rows_command import measure_cold_start, measure_memory, measure_prefix_cache, measure_warm_start
 from rows_ctransformers import measure_ctransformers
 from rows_decode import measure_bandwidth_share, measure_batch, measure_contention, measure_lookup
@@ -40,6 +41,7 @@ _PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "warm": measure_warm_start,
     "prefix": measure_prefix_cache,
     "batch": measure_batch,
+    "batch-command": measure_batch_command,
     "lookup": measure_lookup,
     "memory": measure_memory,
     "bandwidth": measure_bandwidth_share,
@@ -48,6 +50,7 @@ _PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "startup": measure_startup,
     "pytorch": measure_pytorch,
     "vllm": measure_vllm,
+    "batch-vllm": measure_batch_vllm,
     "ctransformers": measure_ctransformers,
 }
 _NEEDS_PEERS = frozenset({"bench", "cold", "warm", "memory"})
