@@ -77,6 +77,10 @@ def bench(
     allow_pickle: common.AllowPickle = False,
     trust_remote_code: common.TrustRemoteCode = False,
     offline: common.Offline = False,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare two results that --output json wrote: which differences are real."),
+    ] = False,
     no_limits: Annotated[
         bool, typer.Option("--no-limits", help="Leave out what the machine could do at most (some seconds).")
     ] = False,
@@ -114,6 +118,7 @@ def bench(
     llmrun bench smollm2-135m-instruct --engine all -r 3
     llmrun bench ./model.gguf -p 128,512,2048 -n 64 -d 0,4096 --threads 1,2,4
     llmrun bench ./model.gguf -b 1,4,16 --output json > today.json
+    llmrun bench --compare yesterday.json today.json
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.bench.flow import BenchRequest, execute, print_definitions
     from llmrun.engines.measure.points import Sweep
@@ -122,6 +127,11 @@ def bench(
 
     if explain and not models:
         print_definitions()
+        return
+    if compare:
+        from llmrun.cli.bench.compare import compare as compare_files
+
+        compare_files(models or (), output)
         return
     if not models:
         raise UsageError("bench wants at least one MODEL", fix="llmrun bench smollm2-135m-instruct")

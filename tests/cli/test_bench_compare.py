@@ -1,0 +1,176 @@
+"""`llmrun bench --compare` through the real command, on results in which the differences are planted."""
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RATE, TIME = "decode_tokens_per_second", "tpot_seconds"
+
+
+@pytest.fixture
+def measured(llmrun: Callable[..., Any], real_model: Path) -> dict[str, Any]:
+    """A result as the command writes it, of an engine that pretends."""
+    done = llmrun(
+        *("bench", real_model, "--engine", "fake", "-p", "0", "-n", "4", "-d", "0,16", "-r", "2"),
+        *("--no-limits", "--no-cold-start", "--output", "json"),
+        env={"LLMRUN_FAKE": json.dumps({"answer": "abc", "token_seconds": 0.001})},
+    )
+    assert done.code == 0, done.errors
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def planted(document: dict[str, Any], factor: float, *, seed: int, noise: float = 0.01) -> dict[str, Any]:
+    """Return the result with other samples: ten repetitions whose rate is `factor` times 100 tokens/s, with noise."""
+    draw = random.Random(seed)
+    changed = copy.deepcopy(document)
+    for row in changed["rows"]:
+        rates = [draw.gauss(100 * factor, 100 * factor * noise) for _ in range(10)]
+        row["samples"] = {RATE: rates, TIME: [1 / rate for rate in rates]}
+        row["warnings"] = []
+    return changed
+
+
+def write(path: Path, document: Any) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def compared(llmrun: Callable[..., Any], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+        files = write(tmp_path / "a.json", first), write(tmp_path / "b.json", second)
+        done = llmrun("bench", "--compare", *files, "--output", "json")
+        assert done.code == 0, done.errors
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    return compare
+
+
+def test_a_tenth_is_found(measured: dict[str, Any], compared: Callable[..., dict[str, Any]]) -> None:
+    found = compared(planted(measured, 1.0, seed=1), planted(measured, 0.9, seed=2))
+    assert len(found["comparisons"]) == 4
+    for each in found["comparisons"]:
+        assert each["real"] is True
+        assert each["better"] is False
+        assert each["adjusted_p_value"] < 0.001
+        assert each["low"] < (0.9 if each["figure"] == RATE else 1 / 0.9) < each["high"]
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.001], ids=["within the noise", "within what runs differ by anyway"])
+def test_a_hundredth_is_not_claimed(
+    measured: dict[str, Any], compared: Callable[..., dict[str, Any]], noise: float
+) -> None:
+    found = compared(planted(measured, 1.0, seed=1, noise=noise), planted(measured, 0.99, seed=2, noise=noise))
+    assert [each["real"] for each in found["comparisons"]] == [False] * 4
+
+
+def test_what_is_found_is_said_in_words(llmrun: Callable[..., Any], measured: dict[str, Any], tmp_path: Path) -> None:
+    first = write(tmp_path / "a.json", planted(measured, 1.0, seed=1))
+    other = planted(measured, 1.25, seed=2)
+    for row in other["rows"]:
+        row["threads"], row["tokens_digest"] = 17, "another"
+    second = write(tmp_path / "b.json", other)
+    text = llmrun("bench", "--compare", first, second).text
+    assert "→ 17" in text
+    assert "faster" in text
+    assert "slower" not in text
+    assert "the token ids were not the same" in text
+    assert "depth 16" in text
+    same = llmrun("bench", "--compare", first, first).text
+    assert same.count("no real difference") == 4
+
+
+def test_one_repetition_says_nothing(measured: dict[str, Any], compared: Callable[..., dict[str, Any]]) -> None:
+    first, second = planted(measured, 1.0, seed=1), planted(measured, 0.5, seed=2)
+    for row in second["rows"]:
+        row["samples"] = {name: values[:1] for name, values in row["samples"].items()}
+    found = compared(first, second)
+    assert [(each["real"], each["p_value"], each["low"]) for each in found["comparisons"]] == [(False, None, None)] * 4
+
+
+def test_rows_that_have_no_partner_are_counted(
+    measured: dict[str, Any], compared: Callable[..., dict[str, Any]]
+) -> None:
+    first, second = planted(measured, 1.0, seed=1), planted(measured, 1.0, seed=2)
+    del second["rows"][1]
+    second["rows"].append(copy.deepcopy(second["rows"][0]) | {"depth": 99})
+    found = compared(first, second)
+    assert len(found["comparisons"]) == 2
+    assert found["unmatched_rows"] == 2
+
+
+def changed(document: dict[str, Any], **values: Any) -> dict[str, Any]:
+    return copy.deepcopy(document) | values
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        pytest.param(lambda good: "not json", "schema", id="a text"),
+        pytest.param(lambda good: [good], "schema", id="a list"),
+        pytest.param(lambda good: changed(good, schema="other"), "schema", id="of another program"),
+        pytest.param(lambda good: changed(good, version=2), "version 2", id="of a later version"),
+        pytest.param(lambda good: changed(good, rows=None), "damaged", id="no rows"),
+        pytest.param(lambda good: changed(good, rows=[{}]), "damaged", id="an empty row"),
+        pytest.param(lambda good: changed(good, machine=None), "damaged", id="no machine"),
+        pytest.param(lambda good: changed(good, created=5), "damaged", id="no time"),
+        pytest.param(
+            lambda good: changed(good, rows=[good["rows"][0] | {"samples": {RATE: [1.0, -3.0]}}]),
+            "-3.0",
+            id="a negative rate",
+        ),
+        pytest.param(
+            lambda good: changed(good, rows=[good["rows"][0] | {"samples": {RATE: [float("nan")]}}]), "nan", id="NaN"
+        ),
+        pytest.param(
+            lambda good: changed(good, rows=[good["rows"][0] | {"samples": {"speed": [1.0]}}]), "speed", id="no figure"
+        ),
+        pytest.param(
+            lambda good: changed(good, rows=[good["rows"][0] | {"threads": {"a": 1}}]), "setting", id="no setting"
+        ),
+    ],
+)
+def test_broken_and_foreign_files_are_refused(
+    llmrun: Callable[..., Any],
+    measured: dict[str, Any],
+    tmp_path: Path,
+    spoil: Callable[[dict[str, Any]], Any],
+    words: str,
+) -> None:
+    good = write(tmp_path / "good.json", measured)
+    bad = write(tmp_path / "bad.json", spoil(measured))
+    for files in ((good, bad), (bad, good)):
+        done = llmrun("bench", "--compare", *files)
+        assert done.code == 4
+        assert words in done.errors
+        assert done.stdout == b""
+
+
+def test_other_files_that_are_none(llmrun: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "cut.json").write_bytes(b'{"schema": "llmrun.bench", ')
+    (tmp_path / "binary.json").write_bytes(bytes(range(256)))
+    (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
+    for name in ("cut.json", "binary.json", "deep.json"):
+        assert llmrun("bench", "--compare", tmp_path / name, tmp_path / name).code == 4
+    assert llmrun("bench", "--compare", tmp_path, tmp_path).code == 4
+    assert llmrun("bench", "--compare", tmp_path / "none", tmp_path / "none").code == 3
+    assert llmrun("bench", "--compare", tmp_path / "cut.json").code == 2
+
+
+def test_results_with_nothing_in_common_are_said_to_be(
+    llmrun: Callable[..., Any], measured: dict[str, Any], tmp_path: Path
+) -> None:
+    first = write(tmp_path / "a.json", measured)
+    second = write(
+        tmp_path / "b.json", changed(measured, rows=[row | {"depth": row["depth"] + 3} for row in measured["rows"]])
+    )
+    done = llmrun("bench", "--compare", first, second)
+    assert done.code == 2
+    assert "same settings" in done.errors
