@@ -2,7 +2,8 @@
 
 What is opened and not closed yet (`**bold`, a code span) is shown as if it were closed right behind the last word, so
 that words do not change their looks when the mark arrives; if it never does, the mark was text, and is shown as such
-at the end of the paragraph. A mark at the very end may be the first half of another one, and waits.
+at the end of the paragraph. What a few more letters could make something else of waits for them: a mark at the very
+end, a link that is not complete.
 """
 
 import re
@@ -16,7 +17,7 @@ from rich.style import Style
 
 from llmrun.cli.chat.screen.rows import PLAIN, Run
 
-__all__ = ["MARKDOWN", "Inline", "inline_runs"]
+__all__ = ["MARKDOWN", "Inline", "inline_runs", "with_marks"]
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("reference")
 """CommonMark with tables; HTML is text, and so is what looks like the definition of a link."""
@@ -31,7 +32,14 @@ _STYLES = {
 _CODE = Style(color="cyan")
 _URL = Style(color="blue")
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
-_UNDECIDED_END = re.compile(r"(?:[*_~]+|`+)\Z")
+_UNDECIDED_END = re.compile(
+    r"""(?:
+    [*_~]+ | `+ | \\ | &\#?\w{0,12}
+    | <[A-Za-z][^<>\s]{0,200}
+    | !?\[[^\[\]\n]{0,200}(?:\](?:\([^()\s]{0,300})?)?
+    )\Z""",
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +62,35 @@ def inline_runs(source: str, base: Style = PLAIN, *, is_complete: bool) -> Inlin
     if is_complete:
         return Inline(tuple(_runs(_parse(source), base)), "", len(source))
     end = _UNDECIDED_END.search(source)
-    shown = source[: end.start()] if end and not source[: end.start()].endswith("\\") else source
+    shown = source[: end.start()] if end and not _is_escaped(source, end.start()) else source
     ticks = _open_code(shown.rstrip())
     text = shown.rstrip() + ticks if ticks else shown
     state = StateInline(text, MARKDOWN, {}, [])
     MARKDOWN.inline.tokenize(state)
     link_pairs(state)
     if marks := _open_marks(state):
-        return Inline(tuple(_runs(_parse(text.rstrip() + marks[::-1]), base)), marks + ticks, len(shown))
+        return Inline(tuple(_runs(_parse(text.rstrip() + marks[::-1]), base)), marks + ticks, len(shown.rstrip()))
     for rule in MARKDOWN.inline.ruler2.getRules("")[1:]:
         rule(state)
-    return Inline(tuple(_runs(state.tokens, base)), ticks, len(shown))
+    return Inline(tuple(_runs(state.tokens, base)), ticks, len(shown.rstrip()))
+
+
+def with_marks(opened: str, source: str) -> str:
+    """Return a source with the marks in front that are open there; those that it begins by closing are left out."""
+    while opened and source.startswith(opened[-1]):
+        mark = opened[-1]
+        run = len(opened) - len(opened.rstrip(mark))
+        closing = len(source) - len(source.lstrip(mark))
+        cancelled = min(run, closing)
+        opened, source = opened[: len(opened) - cancelled], source[cancelled:]
+        if run != closing:
+            break
+    return opened + source
+
+
+def _is_escaped(source: str, place: int) -> bool:
+    before = source[:place]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
 
 
 def _parse(source: str) -> Sequence[Token]:

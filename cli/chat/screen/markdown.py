@@ -68,7 +68,7 @@ class MarkdownStream:
         assert isinstance(self._drawer, TextDrawer)
         assert self._leaf is not None
         self._paragraph += text
-        self._drawer.update(self._leaf.with_content(self._paragraph.rstrip()), is_complete=False)
+        self._drawer.update(self._leaf.with_content(self._paragraph), is_complete=False)
 
     def _advance(self, *, is_complete: bool) -> None:
         visible = self._source if is_complete else self._visible()
@@ -102,7 +102,7 @@ class MarkdownStream:
     def _visible(self) -> str:
         """Return the source without the end that is not decided yet."""
         above, newline, last = self._source.rpartition("\n")
-        if isinstance(self._drawer, CodeDrawer):
+        if isinstance(self._drawer, CodeDrawer) and self._drawer.is_open:
             return self._source if not _UNDECIDED_IN_CODE.match(last) else above + newline
         if isinstance(self._drawer, TableDrawer):
             return above + newline

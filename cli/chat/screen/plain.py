@@ -49,8 +49,8 @@ class PlainStream:
     def _extend(self, text: str) -> None:
         self._line += text
         if self._line.strip():
-            self._drawer = self._drawer or TextDrawer(self._pane, read=self._read)
-            self._drawer.update(_LINE.with_content(self._line.rstrip()), is_complete=False)
+            self._drawer = self._drawer or TextDrawer(self._pane, is_first=True, read=self._read)
+            self._drawer.update(_LINE.with_content(self._line), is_complete=False)
 
     def _end_line(self) -> None:
         if self._drawer is None:
@@ -62,7 +62,7 @@ class PlainStream:
 
     def _read(self, source: str, base: Style = PLAIN, *, is_complete: bool) -> Inline:
         del is_complete
-        return Inline(((source, base + self._style),), "", len(source))
+        return Inline(((source, base + self._style),), "", len(source.rstrip()))
 
 
 class ExactStream:

@@ -14,7 +14,7 @@ from unicodedata import category
 from rich.cells import get_character_cell_size
 from rich.style import Style
 
-__all__ = ["PLAIN", "Row", "Run", "cells_of", "joined", "row_cells", "wrap"]
+__all__ = ["PLAIN", "Row", "Run", "behind_characters", "cells_of", "joined", "row_cells", "wrap"]
 
 Run = tuple[str, Style]
 Row = tuple[Run, ...]
@@ -62,6 +62,16 @@ def joined(runs: Iterable[Run]) -> Row:
             out[-1] = (out[-1][0] + text, style)
         elif text:
             out.append((text, style))
+    return tuple(out)
+
+
+def behind_characters(row: Iterable[Run], count: int) -> Row:
+    """Return what a row has behind its first characters."""
+    out: list[Run] = []
+    for text, style in row:
+        if rest := text[count:]:
+            out.append((rest, style))
+        count = max(count - len(text), 0)
     return tuple(out)
 
 
