@@ -10,7 +10,7 @@ from llmrun.cli.chat.attachments import read_attachment
 from llmrun.cli.chat.clipboard import copy_text
 from llmrun.cli.chat.export import export_conversation
 from llmrun.cli.chat.model import ChatModel, ModelRequest
-from llmrun.cli.chat.state import Chat
+from llmrun.cli.chat.state import Chat, count_turns
 from llmrun.engines.conversation.records import MessageRecord
 from llmrun.engines.conversation.session_file import read_session
 from llmrun.engines.conversation.sessions import check_name, open_session, session_names, session_path
@@ -23,12 +23,12 @@ __all__ = ["copy", "export", "file", "load", "model", "save"]
 def model(chat: Chat, text: str) -> None:
     """Go on with another model; the one before stays if that one cannot be had."""
     if not text:
-        chat.view.notice(f"{chat.model.request.reference} on {chat.model.engine}")
+        chat.view.notice(f"{chat.model.short_name} on {chat.model.engine}")
         return
     request = replace(chat.model.request, reference=text, draft=None)  # another model has another vocabulary
     with _plain_interrupts():
         request, prepared = _prepare_on_some_engine(chat, request)
-    chat.view.notice("".join(f"{note}; " for note in chat.model.close()) + f"loading {text} on {prepared.plan.engine}")
+    chat.view.notice("".join(f"{note}; " for note in chat.model.close()) + f"loading {text}, on {prepared.plan.engine}")
     before, chat.model = chat.model, ChatModel(request, prepared)
     chat.notice_once(*prepared.notices)
     try:
@@ -40,7 +40,7 @@ def model(chat: Chat, text: str) -> None:
         chat.model = before
         raise
     chat.record_model()
-    chat.view.notice(f"{text} on {chat.model.engine}, context {chat.model.context_length:,} tokens")
+    chat.view.notice(f"{chat.model.short_name} on {chat.model.engine}, context {chat.model.context_length:,} tokens")
 
 
 def _prepare_on_some_engine(chat: Chat, request: ModelRequest) -> tuple[ModelRequest, Prepared]:
@@ -110,8 +110,7 @@ def load(chat: Chat, text: str) -> None:
 def describe_session(chat: Chat) -> str:
     """Return which session goes on, and where it is; an answer that is missing is said."""
     conversation, session = chat.conversation, chat.session
-    turns = len(conversation.turns)
-    parts = [f"session {session.path.stem}: {turns:,} turn{'' if turns == 1 else 's'}"]
+    parts = [f"session {session.path.stem}: {count_turns(len(conversation.turns))}"]
     if conversation.model and conversation.model.model != chat.model.name:
         parts.append(f"it was with {conversation.model.model} before")
     if session.loaded and session.loaded.torn_bytes:

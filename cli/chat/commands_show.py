@@ -3,7 +3,7 @@
 from llmrun.cli.chat.fitting import count_messages
 from llmrun.cli.chat.listing import list_text
 from llmrun.cli.chat.settings import changed, describe_settings
-from llmrun.cli.chat.state import Chat
+from llmrun.cli.chat.state import Chat, count_turns
 from llmrun.engines.conversation.sessions import list_sessions
 from llmrun.engines.conversation.window import answer_room
 from llmrun.errors import UsageError
@@ -68,7 +68,7 @@ def context(chat: Chat, _text: str) -> None:
     kept = len(conversation.turns) - conversation.left_out
     used = count_messages(chat, conversation.messages()) if kept else 0
     lines = [
-        f"{used:,} of {length:,} tokens in use ({used / length:.0%}), by {kept:,} turns",
+        f"{used:,} of {length:,} tokens in use ({used / length:.0%}), by {count_turns(kept)}",
         f"  {room:,} are kept for the next answer; when they are not there: {chat.settings.overflow}",
     ]
     if conversation.left_out:
@@ -82,7 +82,7 @@ def stats(chat: Chat, _text: str) -> None:
     turns = chat.conversation.turns
     answers = [turn.answer for turn in turns if turn.answer is not None]
     written = sum(answer.completion_tokens or 0 for answer in answers)
-    lines = [f"{len(turns):,} turns, {written:,} tokens answered; session {chat.session.path.stem}"]
+    lines = [f"{count_turns(len(turns))}, {written:,} tokens answered; session {chat.session.path.stem}"]
     if chat.last_stats is not None:
         last, first_seconds = chat.last_stats
         processed = last.prompt_tokens - last.cached_tokens

@@ -2,7 +2,7 @@
 
 from llmrun.cli.chat.answer import answer_newest, take_turn
 from llmrun.cli.chat.editor import edit_text
-from llmrun.cli.chat.state import Chat
+from llmrun.cli.chat.state import Chat, count_turns
 from llmrun.engines.conversation.conversation import Turn
 from llmrun.errors import UsageError
 
@@ -26,7 +26,11 @@ def clear(chat: Chat, _text: str) -> None:
     chat.attachments.clear()
     if turns:
         chat.rewind(sum(turn.messages for turn in turns), "clear")
-    chat.view.notice(f"a new conversation; {len(turns):,} turns are still in {chat.session.path}" if turns else "empty")
+    chat.view.notice(
+        f"a new conversation; of the one before, {count_turns(len(turns))} stay in {chat.session.path}"
+        if turns
+        else "nothing was said yet"
+    )
 
 
 def undo(chat: Chat, _text: str) -> None:

@@ -103,6 +103,8 @@ def _with_session(request: ChatRequest, session: SessionFile) -> None:
             chat.notice_once(*odd, *prepared.notices, *((fallback,) if fallback else ()))
             _begin(chat, request)
             _talk(chat, make_reader(chat))
+            if is_interactive and chat.session.exists:
+                chat.view.notice(f"session {chat.session.path.stem}; llmrun chat --continue goes on with it")
         finally:
             chat.session.close()
             for notice in chat.model.close():
@@ -148,7 +150,7 @@ def _begin(chat: Chat, request: ChatRequest) -> None:
     loaded = chat.session.loaded
     if chat.is_interactive:
         chat.view.notice(
-            f"{chat.model.request.reference} on {chat.model.engine}, context {chat.model.context_length:,} tokens; "
+            f"{chat.model.short_name} on {chat.model.engine}, context {chat.model.context_length:,} tokens; "
             "/help lists the commands, Ctrl-D leaves"
         )
     if loaded is not None and (chat.is_interactive or loaded.torn_bytes or not chat.conversation.is_answered):

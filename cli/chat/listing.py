@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from llmrun.cli.chat.state import count_turns
 from llmrun.engines.conversation.sessions import SessionSummary
 
 __all__ = ["list_document", "list_text"]
@@ -47,11 +48,10 @@ def _row(session: SessionSummary) -> tuple[str, str, str, str, str]:
     conversation = session.conversation
     if conversation is None:
         return session.name, when, "-", "-", f"damaged: {session.error}"
-    count = len(conversation.turns)
     return (
         session.name,
         when,
-        f"{count:,} turn{'' if count == 1 else 's'}",
+        count_turns(len(conversation.turns)),
         _short_model(conversation.model.model) if conversation.model else "-",
         _first(session, _FIRST_CHARACTERS) or "",
     )

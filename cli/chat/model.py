@@ -87,6 +87,12 @@ class ChatModel:
         return str(Path(ref.name).expanduser().absolute()) if ref.kind is RefKind.PATH else self.request.reference
 
     @property
+    def short_name(self) -> str:
+        """The model for people: of a path its last part."""
+        ref = self.prepared.model.ref
+        return self.prepared.model.path.name if ref.kind is RefKind.PATH else self.request.reference
+
+    @property
     def context_length(self) -> int:
         """Tokens of prompt and answer together: as planned, and as the engine set it up once it is loaded."""
         return self._context_length or self.prepared.plan.context_length

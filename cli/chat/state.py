@@ -19,7 +19,7 @@ from llmrun.engines.types import SamplingOptions, Stats
 from llmrun.errors import LlmrunError
 from llmrun.models.prompt.conversation import Message, RenderedPrompt, Renderer
 
-__all__ = ["Attachment", "Chat", "Leave", "Settings", "describe_error"]
+__all__ = ["Attachment", "Chat", "Leave", "Settings", "count_turns", "describe_error"]
 
 
 class Leave(Exception):
@@ -149,3 +149,8 @@ class Chat:
 def describe_error(error: LlmrunError) -> str:
     """Return an error as one line."""
     return f"error: {error.message}" + (f" (fix: {error.fix})" if error.fix else "")
+
+
+def count_turns(count: int) -> str:
+    """Return a number of turns in words: `1 turn`, `1,204 turns`."""
+    return f"{count:,} turn{'' if count == 1 else 's'}"

@@ -286,8 +286,8 @@ def test_show_prompt_and_context_and_stats(room: Room) -> None:
     room.chat("/context", "one", "/show", "/context", "/stats")
     assert room.said("<user>one</s><assistant>yes</s><assistant>")
     assert room.said("0 of 4,096 tokens in use (0%), by 0 turns")
-    assert room.said("of 4,096 tokens in use (1%), by 1 turns")
-    assert room.said("1 turns, 3 tokens answered; session s")
+    assert room.said("of 4,096 tokens in use (1%), by 1 turn")
+    assert room.said("1 turn, 3 tokens answered; session s")
 
 
 def test_another_model(room: Room) -> None:
