@@ -49,20 +49,3 @@ def test_no_command_but_the_one_that_was_asked_for_is_imported(llmrun: Run) -> N
     assert "llmrun.cli.options" in shown
     for module in ("cli.chat", "cli.config_show", "cli.completion", "cli.replay", "manifest", "shorten", "first_use"):
         assert f"llmrun.{module}" not in shown, module
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param(["--help"], id="help"),
-        pytest.param(["run", "--help"], id="help of a command"),
-        pytest.param(["run", "--no-such-option"], id="an error of the parser"),
-        pytest.param(["models", "list"], id="a list"),
-        pytest.param(["which-backend"], id="the machine"),
-        pytest.param(["config", "show"], id="settings"),
-        pytest.param(["run", "/no/such/model.gguf", "hi"], id="an error"),
-    ],
-)
-def test_no_colour_where_none_is_wanted(in_terminal: Callable[..., tuple[str, int]], arguments: list[str]) -> None:
-    shown, _ = in_terminal(*arguments, env={"NO_COLOR": "1"})
-    assert re.findall(r"\x1b\[[0-9;]*m", shown) == []
