@@ -13,6 +13,7 @@ import pytest
 from gguf_builder import build_gguf
 
 PROGRAM = Path(sys.executable).with_name("llmrun")
+MACHINE = str(Path(__file__).parents[1] / "machines" / "rtx-4090-desktop.json")
 COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9]+)*m")
 
 
@@ -62,7 +63,7 @@ def test_a_progress_bar_has_colours_and_without_them_none(at_terminal: Callable[
         pytest.param(["run", "--help"], id="help of a command"),
         pytest.param(["run", "--no-such-option"], id="an error of the parser"),
         pytest.param(["models", "list"], id="a list"),
-        pytest.param(["which-backend"], id="the machine"),
+        pytest.param(["which-backend", "org/repo", "--machine", MACHINE], id="which engine"),
         pytest.param(["config", "show"], id="settings"),
         pytest.param(["run", "/no/such/model.gguf", "hi"], id="an error"),
         pytest.param(["run", "org/repo", "hi", "--raw", "--engine", "fake"], id="a question and an answer"),
