@@ -7,17 +7,17 @@ questions is a prefix that engines can keep.
 import os
 import select
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun.errors import UsageError
+from llmrun.values import value
 
 __all__ = ["PromptInput", "PromptSource", "assemble_prompt", "read_file", "read_prompt", "read_stdin"]
 
 _PATIENCE_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PromptSource:
     """Something that was read: a file, or standard input (`path` is None)."""
 
@@ -25,7 +25,7 @@ class PromptSource:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PromptInput:
     """What the user wants answered.
 

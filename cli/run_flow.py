@@ -8,7 +8,7 @@ import gc
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from llmrun.engines.selection.select import fallback_notice
 from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions, TokenLogprob
 from llmrun.engines.warm.flow import release, slow_start_hint
 from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
+from llmrun.values import value
 
 if TYPE_CHECKING:
     from llmrun.engines.conversation.shorten import Overflow
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "RunRequest", "execute"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class RunRequest:
     """The command line of `run`, checked."""
 
@@ -60,7 +61,7 @@ class RunRequest:
     quiet: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Outcome:
     """What is to be said after an answer that was recorded or repeated.
 
@@ -186,7 +187,7 @@ def _show_dry_run(request: RunRequest, worker: WorkerClient, prepared: Prepared,
     report_line(f"llmrun: {len(tokens):,} tokens; template: {rendered.template_source}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class _Streamed:
     """What came of an answer; `done` is None if the engine was deaf to an interruption and had to be killed."""
 

@@ -1,7 +1,6 @@
 """From what the user gave to the prompt that the model sees, and cut to fit if that is wanted."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmrun.cli import early
@@ -9,6 +8,7 @@ from llmrun.cli.prompt_input import PromptInput
 from llmrun.engines.prepare import Prepared
 from llmrun.engines.prompting import conversation_prompt, verbatim_prompt
 from llmrun.models.prompt.conversation import Message, RenderedPrompt
+from llmrun.values import value
 
 if TYPE_CHECKING:
     from llmrun.engines.client import WorkerClient
@@ -19,7 +19,7 @@ __all__ = ["ModelPrompt", "render_fitting", "render_whole"]
 _Render = Callable[[tuple[str, ...]], RenderedPrompt]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ModelPrompt:
     """What was given, what the model sees of it, and what was left out, if anything was."""
 

@@ -4,12 +4,12 @@ An adapter imports its native package inside `load`, never at module level: only
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.types import EngineName, Event, LoadPlan, SamplingOptions, Segment
 from llmrun.errors import LlmrunError, PromptTooLongError, UsageError
+from llmrun.values import value
 
 __all__ = [
     "BatchEvent",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class BatchRequest:
     """One of many prompts; its events carry its id."""
 
@@ -33,7 +33,7 @@ class BatchRequest:
     options: SamplingOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Failure:
     """The end of a request that could not be answered; the others go on."""
 

@@ -1,10 +1,10 @@
 """The values that travel between the command line, the client and the worker. Frozen, and plain enough for JSON."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from llmrun.models.types import Segment
+from llmrun.values import value
 
 __all__ = [
     "DRIVEN_ENGINES",
@@ -37,7 +37,7 @@ DRIVEN_ENGINES = frozenset({EngineName.LLAMA_CPP, EngineName.VLLM, EngineName.PY
 """The engines that this version of llmrun has an adapter for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class LoadPlan:
     """Everything an engine needs to load a model, decided before its process sees it.
 
@@ -95,7 +95,7 @@ class LoadPlan:
     family: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SamplingOptions:
     """How to choose the next token, and when to stop. The same meaning on every engine.
 
@@ -154,7 +154,7 @@ class FinishReason(StrEnum):
     """Interrupted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TokenLogprob:
     """How likely the model held one generated token.
 
@@ -171,7 +171,7 @@ class TokenLogprob:
     top: tuple[tuple[int, str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Delta:
     """A piece of the answer: whole characters only.
 
@@ -184,14 +184,14 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Notice:
     """Something the user should know, for standard error."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Stats:
     """Counts and times of one request, as llama-bench and vLLM define them.
 
@@ -217,7 +217,7 @@ class Stats:
     token_times: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Done:
     """The answer is complete."""
 

@@ -9,11 +9,11 @@ Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, .../cgroup-v1/memory
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from llmrun.hardware.sysfiles import read_int, read_text
+from llmrun.values import value
 
 __all__ = ["MemoryLimit", "read_cpu_quota", "read_memory_limits"]
 
@@ -21,7 +21,7 @@ _UNLIMITED_V1_BYTES = 1 << 60  # v1 writes "no limit" as the largest multiple of
 _OCTAL_ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class MemoryLimit:
     """The memory limit of one control group.
 

@@ -1,7 +1,8 @@
 """What hardware/ says about a machine. A value that could not be read is None, and `Machine.problems` says why."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from llmrun.values import value
 
 __all__ = ["GPU", "Accelerator", "Compiler", "CpuInfo", "GpuVendor", "Machine", "MemoryInfo", "Toolchain"]
 
@@ -24,7 +25,7 @@ class Accelerator(StrEnum):
     VULKAN = "vulkan"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class CpuInfo:
     """The processor, and how much of it this process may use.
 
@@ -58,7 +59,7 @@ class CpuInfo:
         return max(1, min(limits))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class MemoryInfo:
     """Main memory in bytes.
 
@@ -76,7 +77,7 @@ class MemoryInfo:
     limit_source: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class GPU:
     """One GPU.
 
@@ -102,7 +103,7 @@ class GPU:
     unified_memory: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Compiler:
     """A C++ compiler on this machine.
 
@@ -120,7 +121,7 @@ class Compiler:
     openmp: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Toolchain:
     """What can build an engine here. `accelerators` maps a toolkit to the path of its compiler or marker.
 
@@ -135,7 +136,7 @@ class Toolchain:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Machine:
     """This machine, as far as choosing and building an engine needs it.
 

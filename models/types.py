@@ -1,8 +1,10 @@
 """What models/ hands to the rest of llmrun: references, files and facts read from headers. Plain frozen values."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
+
+from llmrun.values import value
 
 __all__ = ["LocalModel", "ModelFile", "ModelFormat", "ModelInfo", "ModelRef", "RefKind", "Segment", "SpecialTokens"]
 
@@ -16,7 +18,7 @@ class RefKind(StrEnum):
     PYPI = "pypi"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ModelRef:
     """What the user typed, parsed; nothing has been looked up yet.
 
@@ -48,7 +50,7 @@ class ModelFormat(StrEnum):
     BNB = "bnb"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ModelFile:
     """One file of a model on disk. `sha256` is known only when it was verified or recorded at download."""
 
@@ -57,7 +59,7 @@ class ModelFile:
     sha256: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class LocalModel:
     """A reference that has been resolved to files on this disk.
 
@@ -77,7 +79,7 @@ class LocalModel:
     source: str = "path"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SpecialTokens:
     """The texts of the tokens that frame a prompt, as chat templates want them; None when the header has none."""
 
@@ -90,7 +92,7 @@ class SpecialTokens:
     add_bos: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ModelInfo:
     """What the headers of a model say. No weights were loaded to fill it.
 
@@ -167,7 +169,7 @@ class ModelInfo:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Segment:
     """A piece of a rendered prompt.
 

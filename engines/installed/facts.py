@@ -8,12 +8,13 @@ afford it.
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import Machine
+from llmrun.values import value
 
 if TYPE_CHECKING:
     from llmrun.engines.installed.architectures import Architectures
@@ -38,7 +39,7 @@ _GPU_LIBRARIES = ("cuda", "hip", "metal", "vulkan", "sycl")
 _ASSUMED_LLAMA_CPP = "0.3.36"  # any version would do: the shipped list of architectures is used for all
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class EngineFacts:
     """What is known of one engine in this environment, or assumed of one in another.
 

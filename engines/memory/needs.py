@@ -6,7 +6,6 @@ for it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llmrun.engines.memory.kv import CONTEXT_STEP, KV_BYTES, estimate_kv_bytes, round_context
 from llmrun.engines.memory.llama_cpp import ALL_LAYERS, divide_layers, estimate_need, find_gpu_layers
@@ -14,6 +13,7 @@ from llmrun.engines.memory.types import SHARE, Division, MemoryNeed, MemoryPlan,
 from llmrun.engines.types import EngineName
 from llmrun.hardware.types import GPU, GpuVendor, Machine
 from llmrun.models.types import ModelInfo
+from llmrun.values import value
 
 __all__ = [
     "KV_BYTES",
@@ -38,7 +38,7 @@ _ONE_GPU = frozenset({EngineName.PYTORCH})
 _Divide = Callable[[int], Division]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class _Pools:
     """What is free: main memory, and the memory of GPUs that the engine can use."""
 

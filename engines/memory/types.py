@@ -1,8 +1,7 @@
 """What a memory plan is asked, and what it answers. All sizes in bytes."""
 
-from dataclasses import dataclass
-
 from llmrun.engines.types import EngineName
+from llmrun.values import value
 
 __all__ = ["SHARE", "Division", "MemoryNeed", "MemoryPlan", "PlanRequest"]
 
@@ -10,7 +9,7 @@ SHARE = 0.9
 """The share of the free memory that a plan may take: the rest is for other programs, and for what estimates miss."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PlanRequest:
     """What the user asked for; None leaves the choice to the plan.
 
@@ -47,7 +46,7 @@ class PlanRequest:
     parallel: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class MemoryNeed:
     """An estimate of what the engine's process takes, by part.
 
@@ -75,7 +74,7 @@ class MemoryNeed:
         return self.weights_bytes + self.kv_bytes + self.overhead_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Division:
     """A need, and how it divides between main memory and GPUs."""
 
@@ -85,7 +84,7 @@ class Division:
     gpu_layers: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class MemoryPlan:
     """How an engine would take its memory on a machine.
 

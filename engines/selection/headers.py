@@ -7,13 +7,14 @@ model. What is kept counts as long as the file is the same: its size, inode, tim
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import llmrun
 from llmrun.engines.installed.kept import keep, read_kept
 from llmrun.models.types import ModelFile, ModelFormat, ModelInfo, SpecialTokens
+from llmrun.values import value
 
 __all__ = ["GgufFacts", "read_gguf_facts"]
 
@@ -21,7 +22,7 @@ _FOLDER = "headers"
 _memory: dict[str, tuple[Any, "GgufFacts"]] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class GgufFacts:
     """What is needed of a header once it has been checked.
 

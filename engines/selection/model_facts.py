@@ -1,9 +1,9 @@
 """What choosing an engine needs to know of a model, whether its files are on this disk or only in the catalogue."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmrun.models.types import ModelFormat, ModelInfo
+from llmrun.values import value
 
 if TYPE_CHECKING:
     from llmrun.models.catalogue import Family, Variant
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelFacts", "approximate_info"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ModelFacts:
     """A model, as the rules of selection see it.
 

@@ -4,10 +4,10 @@ A reason is written for a person (`detail`, as the end of a sentence that begins
 for programs. Codes never change their meaning; docs/reason-codes.md lists them.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from llmrun.engines.types import EngineName
+from llmrun.values import value
 
 __all__ = ["Reason", "ReasonCode", "Selection", "Severity", "Verdict"]
 
@@ -43,7 +43,7 @@ class Severity(StrEnum):
     """Worth knowing; it changes nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Reason:
     """One fact about an engine and a model.
 
@@ -60,7 +60,7 @@ class Reason:
     severity: Severity = Severity.BLOCKS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Verdict:
     """Whether an engine would be chosen for the model here. `reasons` holds all of them, not the first one."""
 
@@ -79,7 +79,7 @@ class Verdict:
         return tuple(reason for reason in self.reasons if reason.severity is not Severity.NOTE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Selection:
     """The engine that was chosen, why, and the verdict on each of them, best first."""
 

@@ -5,7 +5,7 @@ the download does. For a name of the catalogue that is not on this disk, the var
 when its repository cannot be reached, the catalogue's own figures are judged, and a notice says so.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from llmrun.models.resolver.resolve import find_on_disk, is_offline, refuse_offl
 from llmrun.models.resolver.sources import sources_of
 from llmrun.models.types import LocalModel, ModelFormat, ModelInfo, ModelRef, RefKind
 from llmrun.progress import Progress
+from llmrun.values import value
 
 if TYPE_CHECKING:
     from llmrun.engines.selection.reasons import Verdict
@@ -33,7 +34,7 @@ _PATIENCE_SECONDS = 5.0  # for a look that the answer could do without
 _WORTH_A_LOOK_BYTES = 1 << 30  # of less, the catalogue's estimate is good enough to begin a download with
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Subject:
     """A model to be judged.
 

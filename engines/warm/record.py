@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from zlib import crc32
 
 import llmrun
 from llmrun.engines.types import EngineName, LoadPlan
+from llmrun.values import value
 
 __all__ = ["PROTOCOL", "FileIdentity", "WarmTarget", "WarmWorker", "identify", "make_target", "target_from"]
 
@@ -32,7 +33,7 @@ _ENVIRONMENT = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LLAMA_CPP_LIB_PATH", "LLMRUN_F
 _ENVIRONMENT_PREFIXES = ("OMP_", "KMP_", "GOMP_", "GGML_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class FileIdentity:
     """A file as it was: if it is replaced or changed, one of these is another."""
 
@@ -43,7 +44,7 @@ class FileIdentity:
     device: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class WarmTarget:
     """What a command wants to find running, or to leave running.
 
@@ -77,7 +78,7 @@ class WarmTarget:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class WarmWorker:
     """One worker process that waits for commands, as it describes itself in the runtime folder.
 

@@ -8,9 +8,9 @@ Refuses to choose between two files that answer equally well: the error lists th
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from llmrun.errors import ModelFileError, ModelNotFoundError, UsageError
+from llmrun.values import value
 
 __all__ = ["GgufSet", "choose_gguf", "gguf_sets", "hugging_face_files", "is_pickle_only", "quantization_of"]
 
@@ -33,7 +33,7 @@ _FOLDER_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tikto
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class GgufSet:
     """One model in GGUF: a single file, or every part of a split one.
 

@@ -10,7 +10,6 @@ If a template writes the beginning-of-sequence token it stays in the text; whoev
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,6 +19,7 @@ from llmrun.models.catalogue import find_family
 from llmrun.models.prompt.guard import ContentGuard
 from llmrun.models.prompt.render import TemplateRefusalError
 from llmrun.models.types import ModelFormat, ModelInfo, Segment, SpecialTokens
+from llmrun.values import value
 
 __all__ = [
     "ChatTemplate",
@@ -36,7 +36,7 @@ Role = Literal["system", "user", "assistant"]
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Message:
     """One turn of a conversation, or the system message in front of it."""
 
@@ -44,7 +44,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ChatTemplate:
     """A template and where it came from.
 
@@ -57,7 +57,7 @@ class ChatTemplate:
     origin: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class RenderedPrompt:
     """What a model sees.
 

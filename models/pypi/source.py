@@ -1,13 +1,13 @@
 """A model file inside a Python package: how it is named, and where it is on disk after it was taken out."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun import folders
 from llmrun.errors import UsageError
 from llmrun.models.store import record as store_record
 from llmrun.models.store.errors import storage_errors
+from llmrun.values import value
 
 __all__ = ["PypiSource", "find_pypi_file", "is_version", "normalized_name", "pypi_folder"]
 
@@ -15,7 +15,7 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.+!]{0,63}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PypiSource:
     """A model file inside a distribution's wheel.
 

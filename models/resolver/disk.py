@@ -7,13 +7,13 @@ device) is refused before anything opens it, because opening a pipe waits for ev
 import json
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun.errors import ModelFileError, ModelNotFoundError, UsageError
 from llmrun.models.hub import cache as hub_cache
 from llmrun.models.hub.choice import choose_gguf, gguf_sets, hugging_face_files
 from llmrun.models.types import ModelFile
+from llmrun.values import value
 
 __all__ = ["Found", "find_in_hub_cache", "find_path", "folder_files", "found_in_snapshot"]
 
@@ -26,7 +26,7 @@ _KINDS = (
 MAX_INDEX_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Found:
     """Files of a model on disk.
 

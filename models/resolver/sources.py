@@ -1,7 +1,6 @@
 """The places a model can come from, all the same shape: look on this disk, fetch, describe for a message."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +11,7 @@ from llmrun.models.resolver.disk import Found, find_in_hub_cache
 from llmrun.models.store import record as store_record
 from llmrun.models.types import ModelFile, ModelRef, RefKind
 from llmrun.progress import Progress
+from llmrun.values import value
 
 if TYPE_CHECKING:
     from llmrun.models.catalogue import Candidate
@@ -32,7 +32,7 @@ __all__ = [
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class HubSource:
     """A repository on the hub.
 

