@@ -13,8 +13,9 @@ from llmrun.models.types import ModelRef
 if TYPE_CHECKING:
     from llmrun.engines.memory.types import MemoryPlan
     from llmrun.engines.selection.judgement import Judgement
+    from llmrun.models.hub.remote import RemoteModel
 
-__all__ = ["BeforeDownload", "Download", "describe_download", "describe_unknown"]
+__all__ = ["BeforeDownload", "Download", "describe_download", "describe_remote", "describe_unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,21 @@ def describe_download(judged: "Judgement") -> Download:
         size_is_exact=remote is not None,
         disk_free_bytes=free_bytes(folder),
         memory=None if forecast is None else forecast.memory,
+    )
+
+
+def describe_remote(remote: "RemoteModel") -> Download:
+    """Return what is known of a model that was looked up and is not judged: one that only guesses ahead."""
+    folder = _folder_of(remote.source)
+    return Download(
+        reference=remote.ref.text,
+        label=remote.label,
+        source=describe(remote.source),
+        folder=folder,
+        size_bytes=remote.missing_bytes,
+        size_is_exact=True,
+        disk_free_bytes=free_bytes(folder),
+        memory=None,
     )
 
 

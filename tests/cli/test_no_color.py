@@ -33,7 +33,7 @@ def at_terminal(environment: dict[str, str]) -> Callable[..., str]:
         variables = {name: value for name, value in environment.items() if name != "NO_COLOR"}
         pid, terminal = pty.fork()
         if pid == 0:
-            os.execve(PROGRAM, [PROGRAM, *arguments], variables | {"TERM": "xterm-256color"} | env)
+            os.execve(PROGRAM, [str(PROGRAM), *arguments], variables | {"TERM": "xterm-256color"} | env)
         os.write(terminal, typed)
         got = bytearray()
         try:
