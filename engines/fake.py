@@ -40,7 +40,7 @@ class Script:
         stderr_bytes: Write so many bytes to standard error while loading.
         stdout: Text to print to standard output while loading, as native libraries do.
         raise_at: Raise a bug before this token.
-        wobble: Every second answer takes so much longer for each token, as a share.
+        wobble: Of four answers two take so much longer for each token, as a share.
         only_prompt: What is to go wrong at a token does so only where the prompt holds this text.
     """
 
@@ -122,7 +122,7 @@ class FakeSession:
         tokens = [token & 0xFF for token in tokens]
         script = self._script
         self._answers += 1
-        token_seconds = script.token_seconds * (1 + script.wobble * (self._answers % 2))
+        token_seconds = script.token_seconds * (1 + script.wobble * (self._answers // 2 % 2))
         times: list[float] = []
         answer = self._answer(tokens)
         room = self._plan.context_length - len(tokens)
