@@ -103,7 +103,7 @@ def _with_session(request: ChatRequest, session: SessionFile) -> None:
             chat.notice_once(*odd, *prepared.notices, *((fallback,) if fallback else ()))
             _begin(chat, request)
             _talk(chat, make_reader(chat))
-            if is_interactive and chat.session.exists:
+            if is_interactive and chat.session.exists and not wanted.quiet:
                 chat.view.notice(f"session {chat.session.path.stem}; llmrun chat --continue goes on with it")
         finally:
             chat.session.close()
@@ -115,11 +115,17 @@ def _terminal(
     request: ChatRequest,
 ) -> tuple[bool, AnswerView, Callable[[str], AnswerView], Callable[[Chat], TurnReader]]:
     """Return whether somebody is there, and what reads and shows."""
-    plain = PipedView(hide_reasoning=request.settings.think == "hide", quiet=request.model.quiet)
-    if not (_is_terminal(0) and _is_terminal(1)):
-        return False, plain, lambda _think: plain, lambda _chat: PipedReader(plain)
+    is_interactive = _is_terminal(0) and _is_terminal(1)
+
+    def make_plain(think: str) -> PipedView:
+        quiet = request.model.quiet and not is_interactive
+        return PipedView(hide_reasoning=think == "hide", quiet=quiet, marks_stopped=is_interactive)
+
+    plain = make_plain(request.settings.think)
+    if not is_interactive:
+        return False, plain, make_plain, lambda _chat: PipedReader(plain)
     if os.environ.get("TERM", "dumb") in ("", "dumb"):
-        return True, plain, lambda _think: plain, lambda _chat: DumbReader(plain)
+        return True, plain, make_plain, lambda _chat: DumbReader(plain)
     from llmrun.cli.chat.screen.keyboard import Keyboard
     from llmrun.cli.chat.screen.view import screen_view
 
@@ -148,12 +154,13 @@ def _begin(chat: Chat, request: ChatRequest) -> None:
     if request.system is not None and request.system != chat.conversation.system:
         chat.set_system(request.system)
     loaded = chat.session.loaded
-    if chat.is_interactive:
+    is_talkative = chat.is_interactive and not request.model.quiet
+    if is_talkative:
         chat.view.notice(
             f"{chat.model.short_name} on {chat.model.engine}, context {chat.model.context_length:,} tokens; "
             "/help lists the commands, Ctrl-D leaves"
         )
-    if loaded is not None and (chat.is_interactive or loaded.torn_bytes or not chat.conversation.is_answered):
+    if loaded is not None and (is_talkative or loaded.torn_bytes or not chat.conversation.is_answered):
         chat.view.notice(describe_session(chat))
 
 

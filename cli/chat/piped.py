@@ -93,11 +93,13 @@ class PipedView:
     Args:
         hide_reasoning: Leave out what the model thinks before it answers.
         quiet: Leave out the notices.
+        marks_stopped: Say when an answer was stopped; where nobody is there, the exit code does.
     """
 
-    def __init__(self, *, hide_reasoning: bool, quiet: bool) -> None:
+    def __init__(self, *, hide_reasoning: bool, quiet: bool, marks_stopped: bool = False) -> None:
         self._hide_reasoning = hide_reasoning
         self._quiet = quiet
+        self._marks_stopped = marks_stopped
         self._writer = TerminalWriter()
         self._splitter = ReasoningSplitter()
         self._is_empty = True
@@ -122,12 +124,13 @@ class PipedView:
 
     def end(self, *, cancelled: bool) -> None:
         """End the last line; an empty answer is an empty line."""
-        del cancelled  # the exit code says so
         if self._hide_reasoning:
             self._write("".join(piece.text for piece in self._splitter.finish() if piece.kind == "answer"))
         if self._is_empty:
             write_out("\n")
         self._writer.end()
+        if cancelled and self._marks_stopped:
+            report_line("(stopped)")
 
     def status(self, status: AnswerStatus) -> None:
         """Say nothing: nobody reads along."""

@@ -14,6 +14,7 @@ from llmrun.engines.conversation.records import MessageRecord, ModelRecord, Reco
 from llmrun.engines.conversation.session_file import SessionFile
 from llmrun.engines.conversation.sessions import now
 from llmrun.engines.conversation.window import Overflow
+from llmrun.engines.prepare import Prepared
 from llmrun.engines.prompting import conversation_prompt
 from llmrun.engines.types import SamplingOptions, Stats
 from llmrun.errors import LlmrunError
@@ -83,6 +84,7 @@ class Chat:
     retries: int = 0
     last_stats: tuple[Stats, float] | None = None
     _said: set[str] = field(default_factory=set)
+    _rendered: tuple[Prepared, tuple[Message, ...], RenderedPrompt] | None = None
 
     def record(self, *records: Record) -> None:
         """Write records to the session; with the first ones goes what answers. Then they are so."""
@@ -135,13 +137,16 @@ class Chat:
             self.record(RewindRecord(time=now(), messages=messages, reason=reason))
 
     def render(self, messages: tuple[Message, ...]) -> RenderedPrompt:
-        """Return what the model is to see."""
-        return conversation_prompt(self.model.prepared, messages, self.renderer)
+        """Return what the model is to see; it is counted first and sent then, and rendered once for both."""
+        asked = (self.model.prepared, messages)
+        if self._rendered is None or self._rendered[0] is not asked[0] or self._rendered[1] != messages:
+            self._rendered = (*asked, conversation_prompt(*asked, self.renderer))
+        return self._rendered[2]
 
     def notice_once(self, *texts: str) -> None:
-        """Show notices that were not shown before."""
+        """Show notices that were not shown before; with --quiet none."""
         for text in texts:
-            if text not in self._said:
+            if text not in self._said and not self.model.request.quiet:
                 self._said.add(text)
                 self.view.notice(text)
 

@@ -116,7 +116,7 @@ class Room:
                     offline=True,
                     fallback=True,
                     yes=False,
-                    quiet=True,
+                    quiet=False,
                 ),
                 session=session,
                 continues=session is None,

@@ -329,3 +329,14 @@ def test_a_signal_in_the_prefill(
     assert process.wait(timeout=10) == 130
     assert contents(environment, "assistant") == []
     assert contents(environment, "user") == ["one"]
+
+
+def test_the_end_of_the_input_does_not_wait_for_the_model(llmrun: Run, model: Path) -> None:
+    result = llmrun("chat", model, stdin=b"", env=fake(load_seconds=60), timeout=30)
+    assert (result.code, result.text, result.errors) == (0, "", "")
+
+
+def test_an_engine_that_prints_much_while_it_loads(llmrun: Run, model: Path) -> None:
+    """More than a pipe holds, while nobody but the thread reads it."""
+    result = llmrun("chat", model, stdin=b"one\n", env=fake(answer="yes", stderr_bytes=1 << 20, load_seconds=0.5))
+    assert (result.code, result.text, result.errors) == (0, "yes\n", "")

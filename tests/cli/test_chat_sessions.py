@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -172,3 +173,24 @@ def test_killed_at_200_random_moments(start_llmrun: Start, model: Path, environm
         results = [lane.result() for lane in lanes]
     assert sum(kills for kills, _, _ in results) == KILLS
     assert sum(finished for _, finished, _ in results) > KILLS  # the kills were in the midst of conversations
+
+
+@pytest.mark.engine
+def test_a_model_that_stays_loaded(llmrun: Run, real_model: Path, environment: dict[str, str]) -> None:
+    """--keep-alive: the next chat finds the model, and what it has processed of the conversation."""
+    arguments = ("--session", "s", "--temperature", "0", "--max-tokens", "8")
+    with tempfile.TemporaryDirectory() as runtime:  # whose path is short enough for a socket
+        own = {"XDG_RUNTIME_DIR": runtime}
+        try:
+            hello = b"Hello there, how are you?\n"
+            first = llmrun("chat", real_model, *arguments, "--keep-alive", "1m", stdin=hello, env=own)
+            assert first.code == 0, first.errors
+            listed = json.loads(llmrun("ps", "--json", env=own).text)["workers"]
+            assert [worker["engine"] for worker in listed] == ["llama-cpp"]
+            second = llmrun("chat", *arguments, stdin=b"And you?\n", env=own)
+            assert second.code == 0, second.errors
+        finally:
+            assert llmrun("stop", "--all", env=own).code == 0
+    lines = (folder_of(environment) / "s.jsonl").read_bytes().splitlines()
+    one, two = [record for record in map(json.loads, lines) if record.get("role") == "assistant"]
+    assert two["cached_tokens"] >= one["prompt_tokens"] + one["completion_tokens"] - 1
