@@ -39,6 +39,10 @@ def which_backend(
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Forget what was found out about engines and memory, and look again.")
     ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Measure MODEL on every engine that can run it; from now on that decides."),
+    ] = False,
     json_output: common.JsonOutput = False,
     quiet: common.Quiet = False,
 ) -> None:
@@ -46,6 +50,7 @@ def which_backend(
 
     Nothing is downloaded and no model is loaded: of a model on the hub, only the headers are read.
     Ends with exit code 6 when no engine can run the model.
+    --measure loads the model on every engine, and takes from half a minute to minutes.
     For the machine of a file, the engines are taken to be installed there.
 
     \b
@@ -53,9 +58,15 @@ def which_backend(
     llmrun which-backend smollm2-135m-instruct
     llmrun which-backend ./model.gguf --context-length 32768 --json
     llmrun which-backend bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M
+    llmrun which-backend ./model.gguf --measure
     llmrun which-backend --save-machine laptop.json
     llmrun which-backend llama-2-chat --machine laptop.json
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
+    if measure and (model is None or machine is not None):
+        from llmrun.errors import UsageError
+
+        wants = "--measure wants a MODEL, and measures on this machine"
+        raise UsageError(wants, fix="llmrun which-backend MODEL --measure")
     looked_at, engines = _elsewhere(machine) if machine else _here(recheck=recheck, quiet=quiet, thorough=model is None)
     if save_machine is not None:
         _save(looked_at, save_machine)
@@ -74,7 +85,12 @@ def which_backend(
         request=request,
         forced=None if engine is None else EngineName(engine),
         runnable=None if machine else DRIVEN_ENGINES,
+        measured=machine is None,
     )
+    if measure:
+        from llmrun.cli.bench.choice import measure_engines
+
+        measure_engines(model, setting, offline=offline, quiet=quiet)
     _show_model(model, setting, here=machine is None, offline=offline, quiet=quiet, json_output=json_output)
 
 

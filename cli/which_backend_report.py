@@ -7,6 +7,7 @@ from typing import Any
 from llmrun.cli.layout import gib, wrap
 from llmrun.cli.machine_report import engine_document
 from llmrun.engines.installed.facts import EngineFacts
+from llmrun.engines.measure.speeds import MeasuredSpeed
 from llmrun.engines.memory.needs import MemoryPlan
 from llmrun.engines.selection.judgement import Forecast, Judgement
 from llmrun.engines.selection.reasons import ReasonCode, Verdict
@@ -38,7 +39,8 @@ def model_text(
     parts += [wrap(f"note: {notice}") for notice in (*subject.notices, *judgement.notices)]
     parts.append("\n" + _COLUMNS.format("", "engine", "memory needed / free", "expected").rstrip() + "\n")
     for verdict in judgement.verdicts:
-        parts.append(_engine_lines(verdict, judgement.forecasts.get(verdict.engine) or Forecast(), marks))
+        forecast = judgement.forecasts.get(verdict.engine) or Forecast()
+        parts.append(_engine_lines(verdict, forecast, judgement.speeds.get(verdict.engine), marks))
     if suggestions:
         parts.append("\n")
     for suggestion in suggestions:
@@ -65,11 +67,16 @@ def _plan_line(plan: LoadPlan) -> str:
     )
 
 
-def _engine_lines(verdict: Verdict, forecast: Forecast, marks: tuple[str, str]) -> str:
+def _engine_lines(verdict: Verdict, forecast: Forecast, measured: MeasuredSpeed | None, marks: tuple[str, str]) -> str:
     mark = marks[0] if verdict.eligible else marks[1]
     memory = "-" if forecast.memory is None else _memory_cell(forecast.memory)
     speed = "-" if forecast.speed is None else f"about {_rate(forecast.speed.decode_tokens_per_second)} tokens/s"
+    if measured is not None:
+        speed = f"{measured.decode_mean:,.1f} tokens/s"
     lines = [_COLUMNS.format(mark, verdict.engine, memory, speed).rstrip() + "\n"]
+    if measured is not None:
+        told = f"prompts {measured.prefill_mean:,.0f} tokens/s, loading {measured.load_seconds:.1f} s"
+        lines.append(wrap(f"    measured on {measured.created}; {told}", "      "))
     if forecast.speed is not None and verdict.eligible:
         own = " and ".join(forecast.speed.own_kernels)
         kernels = f"; {own} by llmrun's own kernels" if own else ""
@@ -133,6 +140,7 @@ def model_document(
         "because": judgement.because,
         "verdicts": [
             _verdict_document(verdict, judgement.forecasts.get(verdict.engine) or Forecast())
+            | {"measured": _measured_document(judgement.speeds.get(verdict.engine))}
             for verdict in judgement.verdicts
         ],
         "plan": None if judgement.plan is None else asdict(judgement.plan),
@@ -148,6 +156,18 @@ def _verdict_document(verdict: Verdict, forecast: Forecast) -> dict[str, Any]:
     document["memory"] = None if forecast.memory is None else _memory_document(forecast.memory)
     document["speed"] = None if forecast.speed is None else asdict(forecast.speed)
     return document
+
+
+def _measured_document(measured: MeasuredSpeed | None) -> dict[str, Any] | None:
+    if measured is None:
+        return None
+    document = asdict(measured)
+    del document["engine"]
+    means = {
+        "decode_tokens_per_second": measured.decode_mean,
+        "prefill_tokens_per_second": measured.prefill_mean,
+    }
+    return document | means
 
 
 def _memory_document(plan: MemoryPlan) -> dict[str, Any]:

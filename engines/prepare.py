@@ -164,6 +164,7 @@ def _setting(request: PlanRequest, engine: EngineName | None) -> Setting:
         request=request,
         forced=engine,
         runnable=DRIVEN_ENGINES,
+        measured=True,
     )
 
 

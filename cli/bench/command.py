@@ -81,6 +81,10 @@ def bench(
         bool,
         typer.Option("--compare", help="Compare two results that --output json wrote: which differences are real."),
     ] = False,
+    save: Annotated[
+        bool,
+        typer.Option("--save", help="Keep what is measured with the defaults: it then decides which engine is chosen."),
+    ] = False,
     no_limits: Annotated[
         bool, typer.Option("--no-limits", help="Leave out what the machine could do at most (some seconds).")
     ] = False,
@@ -165,6 +169,7 @@ def bench(
             with_cold_start=not no_cold_start,
             output=output,
             explain=explain,
+            save=save,
             quiet=quiet,
         )
     )

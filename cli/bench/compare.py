@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.cli.output import inert, write_json, write_out
-from llmrun.engines.measure.comparison import DRIFT, Compared, Comparison, compare_results
+from llmrun.engines.measure.comparison import Compared, Comparison, compare_results
 from llmrun.engines.measure.samples import DEFINITIONS
+from llmrun.engines.measure.speeds import DRIFT
 from llmrun.engines.measure.stored import SETTINGS, StoredResult, read_result
 from llmrun.errors import UsageError
 

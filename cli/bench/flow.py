@@ -35,6 +35,7 @@ class BenchRequest:
     with_cold_start: bool
     output: str | None
     explain: bool
+    save: bool
     quiet: bool
 
 
@@ -61,6 +62,10 @@ def execute(request: BenchRequest) -> None:
     )
     rows, interrupted = _collect(bench, request)
     _write(request, bench, rows, machine, candidates, interrupted=interrupted)
+    if request.save:
+        from llmrun.cli.bench.choice import save
+
+        save(rows, candidates, machine, quiet=request.quiet)
     if interrupted:
         raise SystemExit(ExitCode.INTERRUPTED)
     _raise_if_all_failed(rows)

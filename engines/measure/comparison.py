@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmrun.engines.measure.samples import DEFINITIONS, Metric
+from llmrun.engines.measure.speeds import DRIFT
 from llmrun.engines.measure.statistics import Difference, adjust_holm, compare_welch
 from llmrun.engines.measure.stored import SETTINGS, StoredResult, StoredRow
 
-__all__ = ["DRIFT", "Compared", "Comparison", "compare_results"]
+__all__ = ["Compared", "Comparison", "compare_results"]
 
-DRIFT = 0.03
 _SIGNIFICANT = 0.05
 _TOLD_BANDWIDTH = 0.05
 _COMPARED = (Metric.PREFILL, Metric.DECODE, Metric.TTFT, Metric.TPOT, Metric.LOAD, Metric.COLD_START)

@@ -5,9 +5,10 @@ together here. `run` and `which-backend` ask the same function, so what the one 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llmrun.engines.measure.speeds import MeasuredSpeed
 from llmrun.engines.memory.needs import MemoryPlan, plan_memory
 from llmrun.engines.plan import make_plan
 from llmrun.engines.selection.judge import reads_format
@@ -17,6 +18,7 @@ from llmrun.engines.selection.setting import Setting
 from llmrun.engines.selection.subject import Subject
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import NotEnoughMemoryError, NoUsableEngineError, SecurityError
+from llmrun.folders import cache_folder
 
 if TYPE_CHECKING:
     from llmrun.engines.speed.forecast import SpeedForecast
@@ -44,6 +46,7 @@ class Judgement:
         because: Why it, or why none.
         verdicts: One for every engine, the best for this format first.
         forecasts: For the engines that read the format, when the model's headers are known.
+        speeds: What was measured of the model on this machine.
         plan: How it would be loaded, when an engine was chosen and the headers are known.
         notices: What the plan decided that the user should know of.
         error: What `run` ends with when nothing was chosen.
@@ -54,6 +57,7 @@ class Judgement:
     because: str
     verdicts: tuple[Verdict, ...]
     forecasts: Mapping[EngineName, Forecast]
+    speeds: Mapping[EngineName, MeasuredSpeed] = field(default_factory=dict)
     plan: LoadPlan | None = None
     notices: tuple[str, ...] = ()
     error: NotEnoughMemoryError | NoUsableEngineError | SecurityError | None = None
@@ -73,9 +77,16 @@ def judge(subject: Subject, setting: Setting, *, with_speed: bool = False) -> Ju
         for engine, plan in memory.items()
     }
     facts, machine, engines = subject.facts, setting.machine, setting.engines
+    speeds = _kept_speeds(subject, setting)
     try:
         selection = select_engine(
-            facts, machine, engines, forced=setting.forced, runnable=setting.runnable, refusals=reasons
+            facts,
+            machine,
+            engines,
+            forced=setting.forced,
+            runnable=setting.runnable,
+            refusals=reasons,
+            speeds=speeds,
         )
     except NoUsableEngineError as error:
         verdicts = judge_engines(facts, machine, engines, setting.runnable, reasons)
@@ -86,6 +97,7 @@ def judge(subject: Subject, setting: Setting, *, with_speed: bool = False) -> Ju
             because=cause.message,
             verdicts=verdicts,
             forecasts=forecasts,
+            speeds=speeds,
             error=cause,
         )
     plan, notices = _make_plan(subject, setting, selection.chosen)
@@ -95,9 +107,19 @@ def judge(subject: Subject, setting: Setting, *, with_speed: bool = False) -> Ju
         because=selection.because,
         verdicts=selection.verdicts,
         forecasts=forecasts,
+        speeds=speeds,
         plan=plan,
         notices=notices,
     )
+
+
+def _kept_speeds(subject: Subject, setting: Setting) -> Mapping[EngineName, MeasuredSpeed]:
+    """Return what was measured here of a model on this disk, if that is to count."""
+    if not setting.measured or subject.model is None or not cache_folder().joinpath("measured").is_dir():
+        return {}
+    from llmrun.engines.measure.store import kept_speeds
+
+    return kept_speeds(subject.model, setting.engines, setting.machine)
 
 
 def _plan_memory(subject: Subject, setting: Setting) -> dict[EngineName, MemoryPlan]:

@@ -12,6 +12,9 @@ For each format there is an order of engines, the best one first, and the first 
     gptq awq fp8 fp4   vllm under the same conditions, on a GPU that has the kernels; else pytorch where it can
     bnb                pytorch
 
+What was measured on this machine beats the order: of the engines that can run the model, one that was measured to be
+really faster than the first is chosen instead of it, vLLM on a processor too.
+
 An engine that was built without support for the GPU that is here is not eligible, but when nothing else is, it is
 better than no answer, and the selection says what it lacks.
 """
@@ -20,6 +23,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from llmrun.engines.installed.facts import EngineFacts
+from llmrun.engines.measure.speeds import MeasuredSpeed, choose_measured, explain_measured
 from llmrun.engines.selection.judge import judge_engine
 from llmrun.engines.selection.model_facts import ModelFacts
 from llmrun.engines.selection.reasons import Reason, ReasonCode, Selection, Severity, Verdict
@@ -64,6 +68,7 @@ def select_engine(
     forced: EngineName | None = None,
     runnable: frozenset[EngineName] | None = None,
     refusals: Mapping[EngineName, Reason] = MappingProxyType({}),
+    speeds: Mapping[EngineName, MeasuredSpeed] = MappingProxyType({}),
 ) -> Selection:
     """Choose an engine.
 
@@ -74,6 +79,7 @@ def select_engine(
         forced: The engine that the user asked for. It is honoured unless it cannot work.
         runnable: The engines that can be driven; None to judge as if every one could.
         refusals: What a plan made from the model's headers found against an engine.
+        speeds: What was measured of the model on this machine.
 
     Raises:
         NoUsableEngineError: None can run the model, or the forced one cannot; carries the reasons.
@@ -85,7 +91,7 @@ def select_engine(
         return _honour(forced, verdicts)
     for verdict in verdicts:
         if verdict.eligible:
-            return Selection(chosen=verdict.engine, because=_explain(verdict, verdicts, model), verdicts=verdicts)
+            return _with_measured(verdict, verdicts, model, speeds)
     for verdict in verdicts:
         if {reason.code for reason in verdict.objections} == {ReasonCode.GPU_BUILD_MISSING}:
             because = "no other engine can run it here; without the GPU, because this build does not support it"
@@ -93,6 +99,25 @@ def select_engine(
     readers = [v for v in verdicts if all(reason.code is not ReasonCode.FORMAT for reason in v.objections)]
     summary = f"no engine can run this {model.format.value} model here"
     raise _refusal(summary, [(verdict, verdict.objections) for verdict in readers])
+
+
+def _with_measured(
+    first: Verdict, verdicts: tuple[Verdict, ...], model: ModelFacts, speeds: Mapping[EngineName, MeasuredSpeed]
+) -> Selection:
+    """Choose the first eligible engine, or one that was measured to be faster."""
+    able = [verdict.engine for verdict in verdicts if _may_be_measured(verdict)]
+    chosen = choose_measured(first.engine, able, speeds)
+    others = [speeds[engine] for engine in able if engine in speeds and engine is not chosen]
+    if chosen not in speeds or not others:
+        return Selection(chosen=chosen, because=_explain(first, verdicts, model), verdicts=verdicts)
+    other = speeds[first.engine] if chosen is not first.engine else max(others, key=lambda each: each.decode_mean)
+    return Selection(chosen=chosen, because=explain_measured(speeds[chosen], other), verdicts=verdicts)
+
+
+def _may_be_measured(verdict: Verdict) -> bool:
+    """Return whether an engine works here, if only slowly as a rule: vLLM without a GPU does."""
+    slow_only = {reason.code for reason in verdict.objections} == {ReasonCode.NO_GPU} and not verdict.blockers
+    return verdict.eligible or slow_only
 
 
 def judge_engines(

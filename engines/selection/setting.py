@@ -21,6 +21,7 @@ class Setting:
         request: Context length and the other wishes that decide how much memory is needed.
         forced: The engine that the user asked for.
         runnable: The engines that can be driven; None judges by the rules alone.
+        measured: Whether what was measured on this machine counts.
     """
 
     machine: Machine
@@ -28,6 +29,7 @@ class Setting:
     request: PlanRequest
     forced: EngineName | None = None
     runnable: frozenset[EngineName] | None = None
+    measured: bool = False
 
     def gpu_support(self, engine: EngineName) -> bool | None:
         """Return whether the build of an engine can use a GPU; None when that cannot be told."""

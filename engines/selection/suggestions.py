@@ -7,6 +7,7 @@ the same rules, and only when it is too large to be an error of the estimate.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from llmrun.engines.measure.speeds import MeasuredSpeed, faster_sibling
 from llmrun.engines.selection.judgement import Judgement
 from llmrun.engines.selection.reasons import ReasonCode, Severity, Verdict
 from llmrun.engines.selection.setting import Setting
@@ -44,7 +45,7 @@ def suggest(judgement: Judgement, setting: Setting) -> tuple[Suggestion, ...]:
     if judgement.chosen is None:
         return tuple(_variants_that_fit(judgement, setting))
     faster = tuple(_faster_build(judgement, setting)) or tuple(_faster_quantization(judgement, setting))
-    return (*_conversion(judgement), *_engines_to_install(judgement), *faster)
+    return (*_conversion(judgement), *_measured_siblings(judgement, setting), *_engines_to_install(judgement), *faster)
 
 
 def _conversion(judgement: Judgement) -> Iterator[Suggestion]:
@@ -56,6 +57,30 @@ def _conversion(judgement: Judgement) -> Iterator[Suggestion]:
     gain = _GAINS_OF_GGUF.get(quantization) or _GAINS_OF_GGUF.get(quantization[:4])
     speed = f"; measured for {quantization}: prompts {gain[0]}x, answers {gain[1]}x as fast" if gain else ""
     yield Suggestion(text=f"as a GGUF it runs on llama-cpp{speed}", command=_way_to_gguf(subject))
+
+
+def _measured_siblings(judgement: Judgement, setting: Setting) -> Iterator[Suggestion]:
+    """Name another quantization of the model that was measured here, and answers really faster."""
+    subject, chosen = judgement.subject, judgement.chosen
+    own = None if chosen is None else judgement.speeds.get(chosen)
+    if chosen is None or own is None or subject.model is None or subject.info is None:
+        return
+    from llmrun.engines.measure.store import find_siblings
+
+    found = find_siblings(subject.model, subject.info, setting.engines[chosen], setting.machine)
+    best = faster_sibling(own, [sibling.speed for sibling in found])
+    if best is None:
+        return
+    sibling = next(sibling for sibling in found if sibling.speed is best)
+    here, there = _told(own, subject.info.quantization), _told(best, sibling.quantization)
+    yield Suggestion(
+        text=f"the same model was measured to be faster here as {there} than as {here}, on {best.created}",
+        command=f"llmrun run {sibling.reference}",
+    )
+
+
+def _told(speed: MeasuredSpeed, quantization: str | None) -> str:
+    return f"{quantization} ({speed.decode_mean:.1f} tokens/s, prompts {speed.prefill_mean:,.0f})"
 
 
 def _way_to_gguf(subject: Subject) -> str:

@@ -1,0 +1,203 @@
+"""Measured speeds kept between commands, each under everything that it depends on, so that it is forgotten by itself.
+
+The key is the model (its contents where they are known, and its file with size and time), the engine with its version
+and installation, and the machine. When any of them changes, nothing is found, and the rules choose as before. Only what
+was measured with an engine's defaults is kept, and nothing that is hardly more than noise.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmrun.engines.installed.facts import EngineFacts
+from llmrun.engines.installed.kept import keep, read_kept
+from llmrun.engines.measure.speeds import MeasuredSpeed
+from llmrun.engines.measure.statistics import Summary
+from llmrun.engines.types import EngineName
+from llmrun.errors import StorageError
+from llmrun.folders import cache_folder
+from llmrun.hardware.types import Machine
+from llmrun.models.types import LocalModel, ModelInfo
+
+if TYPE_CHECKING:
+    from llmrun.engines.measure.bench import Row
+
+__all__ = ["Sibling", "find_siblings", "keep_rows", "keep_speed", "kept_speeds"]
+
+_FOLDER = "measured"
+_UNUSABLE = 0.25  # half of the interval; the test that compares engines weighs what noise there is below that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sibling:
+    """The same model in another quantization, measured on the same machine and engine."""
+
+    path: str
+    reference: str
+    quantization: str
+    speed: MeasuredSpeed
+
+
+def kept_speeds(
+    model: LocalModel, engines: Mapping[EngineName, EngineFacts], machine: Machine
+) -> dict[EngineName, MeasuredSpeed]:
+    """Return what was measured of a model with the engines as they are now."""
+    try:
+        if not (cache_folder() / _FOLDER).is_dir():
+            return {}
+        names = _names(model)
+    except (OSError, StorageError):
+        return {}
+    found = {}
+    for engine, facts in engines.items():
+        for name in names if facts.installed else ():
+            speed = _parse(read_kept(_FOLDER, _key(name, facts, machine)), engine)
+            if speed is not None:
+                found[engine] = speed
+                break
+    return found
+
+
+def keep_speed(speed: MeasuredSpeed, model: LocalModel, info: ModelInfo, facts: EngineFacts, machine: Machine) -> None:
+    """Keep a measurement for `kept_speeds` and `find_siblings`."""
+    value = {
+        "speed": asdict(speed),
+        "lineage": _lineage(info),
+        "quantization": info.quantization,
+        "path": str(model.path),
+        "reference": model.ref.text,
+        "environment": _environment(facts, machine),
+    }
+    for name in _names(model):
+        keep(_FOLDER, _key(name, facts, machine), value)
+
+
+def keep_rows(
+    rows: "Sequence[Row]",
+    models: Mapping[str, tuple[LocalModel, ModelInfo]],
+    engines: Mapping[EngineName, EngineFacts],
+    machine: Machine,
+    created: str,
+) -> list[str]:
+    """Keep what can be used of a sweep; return a sentence for each row that cannot, and for the ones that were kept.
+
+    Args:
+        rows: What was measured.
+        models: The models, by the digest that rows name them by.
+        engines: What is known of the engines.
+        machine: This one.
+        created: The day.
+    """
+    from llmrun.engines.measure.samples import Metric
+
+    said = []
+    for row in rows:
+        setup, sizes = row.point.setup, row.point.sizes
+        prefill, decode = (row.samples.get(metric, ()) for metric in (Metric.PREFILL, Metric.DECODE))
+        usual = (setup.threads, setup.kv_type, setup.gpu_layers, setup.parallel, sizes.depth)
+        name = f"{setup.engine}, {sizes.prompt_tokens} + {sizes.answer_tokens}"
+        if row.error is not None:
+            continue
+        if usual != (machine.cpu.threads, "f16", None, 1, 0) or not prefill or not decode:
+            said.append(f"{name} is not kept: only what is measured with the defaults decides between engines")
+        elif any(_unusable(row.summary(metric)) for metric in (Metric.PREFILL, Metric.DECODE)):
+            said.append(f"{name} is not kept: too noisy, or a single repetition")
+        elif setup.engine in engines and row.model.digest in models:
+            load = row.summary(Metric.LOAD)
+            speed = MeasuredSpeed(
+                engine=setup.engine,
+                created=created,
+                load_seconds=0.0 if load is None else load.median,
+                prompt_tokens=sizes.prompt_tokens,
+                answer_tokens=sizes.answer_tokens,
+                prefill=prefill,
+                decode=decode,
+            )
+            keep_speed(speed, *models[row.model.digest], engines[setup.engine], machine)
+            said.append(f"{name} is kept, and counts when an engine is chosen for this model")
+    return said
+
+
+def find_siblings(model: LocalModel, info: ModelInfo, facts: EngineFacts, machine: Machine) -> list[Sibling]:
+    """Return what was measured of other quantizations of a model that are still there, on the same engine."""
+    try:
+        files = sorted((cache_folder() / _FOLDER).glob("*.json"))
+    except (OSError, StorageError):
+        return []
+    found: dict[str, Sibling] = {}
+    for file in files:
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))["value"]
+            related = value["lineage"] == _lineage(info) and value["environment"] == _environment(facts, machine)
+            speed = _parse(value, facts.engine)
+            path = str(value["path"])
+            if not related or speed is None or path == str(model.path) or not os.path.exists(path):  # noqa: PTH110
+                continue
+            found[path] = Sibling(
+                path=path,
+                reference=str(value["reference"]),
+                quantization=str(value["quantization"]),
+                speed=speed,
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return list(found.values())
+
+
+def _unusable(summary: Summary | None) -> bool:
+    return summary is None or summary.relative_error is None or summary.relative_error > _UNUSABLE
+
+
+def _names(model: LocalModel) -> list[str]:
+    """Return what a model is known by: its file as it is, and its contents where their hash is known."""
+    status = model.path.stat()
+    names = [f"file:{model.path.resolve()} {status.st_size} {status.st_mtime_ns}"]
+    if len(model.files) == 1 and model.files[0].sha256:
+        names.append(f"sha256:{model.files[0].sha256}")
+    return names
+
+
+def _key(name: str, facts: EngineFacts, machine: Machine) -> str:
+    return f"{facts.engine}\n{name}\n{_environment(facts, machine)}"
+
+
+def _environment(facts: EngineFacts, machine: Machine) -> str:
+    """Return engine and machine as they are; memory in whole GiB, because it differs by pages from boot to boot."""
+    gpus = [f"{gpu.name} {gpu.driver}" for gpu in machine.gpus]
+    cpu = machine.cpu
+    memory = round(machine.memory.total_bytes / (1 << 30))
+    kernel = os.uname().release if hasattr(os, "uname") else ""
+    return f"{facts.engine} {facts.version} {facts.stamp}\n{cpu.name} {cpu.threads} {memory} {kernel} {gpus}"
+
+
+def _lineage(info: ModelInfo) -> list[Any]:
+    """Return what files of the same model in other quantizations have in common."""
+    return [info.name, info.architecture, info.parameters, info.layers, info.embedding_length, info.vocabulary_size]
+
+
+def _parse(value: Any, engine: EngineName) -> MeasuredSpeed | None:
+    """Return a measurement that was kept; None if it is damaged, or of another engine."""
+    try:
+        raw = value["speed"]
+        if raw["engine"] != engine.value:
+            return None
+        return MeasuredSpeed(
+            engine=engine,
+            created=str(raw["created"]),
+            load_seconds=float(raw["load_seconds"]),
+            prompt_tokens=int(raw["prompt_tokens"]),
+            answer_tokens=int(raw["answer_tokens"]),
+            prefill=_rates(raw["prefill"]),
+            decode=_rates(raw["decode"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _rates(values: Iterable[Any]) -> tuple[float, ...]:
+    rates = tuple(float(value) for value in values)
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise ValueError("no rates")
+    return rates
