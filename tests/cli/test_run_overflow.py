@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf_builder as build
+import legacy_models as legacy
 import pytest
 
 Run = Callable[..., Any]
@@ -114,3 +115,32 @@ def test_with_a_real_tokenizer(llmrun: Run, real_model: Path) -> None:
     cut = found["overflow"]
     assert found["usage"]["prompt_tokens"] == cut["prompt_tokens"] - cut["left_out_tokens"]
     assert 600 - 8 - 4 <= found["usage"]["prompt_tokens"] <= 600 - 8
+
+
+@pytest.mark.pytorch
+def test_on_a_folder_with_pytorch(llmrun: Run, twin: Path) -> None:
+    words = "It was a dark and stormy night; the rain fell in torrents. " * 100
+    result = llmrun(
+        *("run", twin, "Summarize.", "--engine", "pytorch", "--context-length", "300", "--json"),
+        *("--on-overflow", "drop-oldest", "--max-tokens", "4"),
+        stdin=words.encode(),
+        timeout=300,
+    )
+    assert result.code == 0, result.errors
+    found = json.loads(result.stdout)
+    cut = found["overflow"]
+    assert found["usage"]["prompt_tokens"] == cut["prompt_tokens"] - cut["left_out_tokens"]
+    assert 300 - 4 - 4 <= found["usage"]["prompt_tokens"] <= 300 - 4
+
+
+@pytest.mark.ctransformers
+def test_on_a_legacy_file_with_ctransformers(llmrun: Run, tmp_path: Path) -> None:
+    path = tmp_path / "gpt2.bin"
+    path.write_bytes(legacy.write(legacy.ALL["gpt2"]))
+    arguments = ("run", path, "Why?", "--raw", "--json", "--on-overflow", "drop-middle", "--max-tokens", "4")
+    result = llmrun(*arguments, stdin=b"one two three four " * 500, timeout=120)
+    assert result.code == 0, result.errors
+    found = json.loads(result.stdout)
+    cut, context = found["overflow"], found["plan"]["context_length"]
+    assert found["usage"]["prompt_tokens"] == cut["prompt_tokens"] - cut["left_out_tokens"]
+    assert context - 4 - 4 <= found["usage"]["prompt_tokens"] <= context - 4
