@@ -26,6 +26,7 @@ from rows_decode import measure_bandwidth_share, measure_batch, measure_contenti
 from rows_engine import measure_against_bench, measure_against_xllamacpp
 from rows_library import measure_against_library, measure_against_plain_build
 from rows_pytorch import measure_pytorch
+from rows_screen import measure_screen
 from rows_startup import measure_startup
 from rows_vllm import measure_vllm
 
@@ -48,6 +49,7 @@ _PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "contention": measure_contention,
     "library": measure_against_library,
     "startup": measure_startup,
+    "screen": measure_screen,
     "pytorch": measure_pytorch,
     "vllm": measure_vllm,
     "batch-vllm": measure_batch_vllm,

@@ -36,6 +36,7 @@ class MarkdownStream:
         self._done = 0
         self._is_first = True
         self._paragraph: str | None = None
+        self._parsed_length = 0
 
     def feed(self, text: str) -> None:
         """Show a piece of the answer."""
@@ -64,6 +65,7 @@ class MarkdownStream:
         self._pane.end()
 
     def _extend_paragraph(self, text: str) -> None:
+        self._parsed_length = -1
         assert self._paragraph is not None
         assert isinstance(self._drawer, TextDrawer)
         assert self._leaf is not None
@@ -72,6 +74,9 @@ class MarkdownStream:
 
     def _advance(self, *, is_complete: bool) -> None:
         visible = self._source if is_complete else self._visible()
+        if len(visible) == self._parsed_length and not is_complete:
+            return
+        before = len(self._source)
         leaves = find_leaves(visible)
         for number in range(self._done, len(leaves)):
             is_last = number == len(leaves) - 1
@@ -85,6 +90,7 @@ class MarkdownStream:
         if leaves and not is_complete:
             self._remember(leaves[-1], is_whole=visible == self._source)
             self._cut(leaves)
+        self._parsed_length = len(visible) - (before - len(self._source))
 
     def _draw(self, leaf: Leaf, *, is_complete: bool) -> None:
         if self._drawer is None or (self._leaf and self._leaf.kind != leaf.kind):
