@@ -4,12 +4,12 @@ import time
 
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.prepare import Prepared
-from llmrun.progress import Progress
+from llmrun.progress import StagedProgress
 
 __all__ = ["wait_loaded"]
 
 
-def wait_loaded(worker: WorkerClient, prepared: Prepared, progress: Progress) -> int:
+def wait_loaded(worker: WorkerClient, prepared: Prepared, progress: StagedProgress) -> int:
     """Wait for the weights and return the context length; after a second of it, show how far they are."""
     started, total, shown, phase = time.monotonic(), 0, 0, ""
 
