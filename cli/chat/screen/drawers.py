@@ -16,7 +16,7 @@ from llmrun.cli.chat.screen.inline import Inline, inline_runs, with_marks
 from llmrun.cli.chat.screen.leaves import Leaf
 from llmrun.cli.chat.screen.pane import Pane
 from llmrun.cli.chat.screen.rows import PLAIN, Row, Run, behind_characters, joined, row_cells, wrap
-from llmrun.cli.chat.screen.table import TableShape, choose_shape, render_header, render_row
+from llmrun.cli.chat.screen.table import TableShape, choose_shape, render_header, render_row, widen_shape
 
 __all__ = ["CodeDrawer", "Drawer", "TableDrawer", "TextDrawer", "make_drawer"]
 
@@ -262,6 +262,7 @@ class TableDrawer:
         self._pane, self._is_first = pane, is_first
         self._shape: TableShape | None = None
         self._settled = self._shown = 1
+        self._is_broken = False
 
     def update(self, leaf: Leaf, *, is_complete: bool) -> None:
         """Show the rows that have come."""
@@ -274,20 +275,26 @@ class TableDrawer:
         if self._settled > 1 and self._settled == len(leaf.cells):
             return
         shape = choose_shape(leaf, self._pane.columns)
-        between: tuple[Row, ...] = ((),) if self._settled > 1 else _gap(leaf, is_first=self._is_first)
-        rows = [*between, *render_header(leaf, shape)]
+        rows = self._render(leaf, shape)
+        if len(rows) >= self._pane.room and not is_complete:
+            self._shape = widen_shape(shape, leaf, self._pane.columns)
+            rows = self._render(leaf, self._shape)
+        self._pane.show(rows)
+        if self._shape is not None:
+            self._pane.settle()
+
+    def _render(self, leaf: Leaf, shape: TableShape) -> list[Row]:
+        rows: list[Row] = [()] if self._is_broken else [*_gap(leaf, is_first=self._is_first)]
+        rows += render_header(leaf, shape)
         for number in range(self._settled, len(leaf.cells)):
             rows += render_row(leaf, number, shape, self._pane.columns)
-        self._pane.show(rows)
-        if len(rows) >= self._pane.room and not is_complete:
-            self._pane.settle()
-            self._shape = shape
+        return rows
 
     def break_off(self, *, in_row: bool) -> None:
         """Go on with another table: the header again, and the rows that follow."""
         del in_row
         self._pane.settle()
-        self._shape, self._settled = None, self._shown
+        self._shape, self._settled, self._is_broken = None, self._shown, True
 
 
 class _LineDrawer:

@@ -115,7 +115,7 @@ class MarkdownStream:
         if not _UNDECIDED.match(last):
             return self._source
         before, other_newline, line = above.rpartition("\n")
-        if _TABLE_LINE.match(line) and _DELIMITER_LINE.match(last):
+        if _TABLE_LINE.match(line) and not _DELIMITER_LINE.match(line) and _DELIMITER_LINE.match(last):
             return before + other_newline
         return above + newline
 

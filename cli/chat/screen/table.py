@@ -12,11 +12,12 @@ from llmrun.cli.chat.screen.inline import inline_runs
 from llmrun.cli.chat.screen.leaves import Leaf
 from llmrun.cli.chat.screen.rows import PLAIN, Row, Run, joined, row_cells, wrap
 
-__all__ = ["TableShape", "choose_shape", "render_header", "render_row"]
+__all__ = ["TableShape", "choose_shape", "render_header", "render_row", "widen_shape"]
 
 _HEADER = Style(bold=True)
 _LINE = Style(dim=True)
 _LEAST_CELLS = 5
+_MORE_CELLS = 8
 _BETWEEN: Run = (" │ ", _LINE)
 
 
@@ -46,6 +47,16 @@ def choose_shape(leaf: Leaf, columns: int) -> TableShape:
         for place in at_most:
             widths[place] = max(widest - cut, 1)
     return TableShape(tuple(widths))
+
+
+def widen_shape(shape: TableShape, leaf: Leaf, columns: int) -> TableShape:
+    """Return wider columns where there is room: the rows to come may need them."""
+    if not shape.widths:
+        return shape
+    free = columns - row_cells(leaf.indent) - 3 * (len(shape.widths) - 1) - sum(shape.widths)
+    each = max(min(free // len(shape.widths), _MORE_CELLS), 0)
+    *widths, last = (width + each for width in shape.widths)
+    return TableShape((*widths, last + max(free - each * len(shape.widths), 0)))
 
 
 def render_header(leaf: Leaf, shape: TableShape) -> list[Row]:
