@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrun.cli import early
+from llmrun.cli.loading import wait_loaded
 from llmrun.cli.output import TerminalWriter, report_line, write_json, write_out
 from llmrun.cli.prompt_input import PromptInput, read_prompt
 from llmrun.cli.run_prompt import ModelPrompt, render_fitting, render_whole
@@ -293,31 +294,9 @@ def _events(worker: WorkerClient) -> Iterator[Event]:
 
 
 def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> int:
-    """Wait for the weights and return the context length; after a second of it, show how far they are."""
     from llmrun.cli.progress import choose_progress
 
-    progress = choose_progress(quiet=quiet)
-    started, total, shown, phase = time.monotonic(), 0, 0, ""
-
-    def report(fraction: float) -> None:
-        nonlocal total, shown, phase
-        if not shown and time.monotonic() - started < 1:
-            return
-        if not shown:
-            total = 100 if worker.phase else prepared.info.tensor_bytes  # a start in phases is not all reading
-            progress.begin("loading", total, "steps" if worker.phase else "bytes")
-        read = max(1, int(fraction * total))
-        if worker.phase != phase:
-            phase = worker.phase
-            progress.stage(phase)
-        progress.advance(max(0, read - shown))
-        shown = max(read, shown)
-
-    context_length = worker.wait_loaded(report)
-    if shown:
-        progress.advance(max(0, total - shown))
-        progress.finish()
-    return context_length
+    return wait_loaded(worker, prepared, choose_progress(quiet=quiet))
 
 
 def _render(request: RunRequest, prompt: PromptInput, prepared: Prepared, worker: WorkerClient) -> ModelPrompt:
