@@ -43,20 +43,10 @@ def recorded_request(request: RunRequest, path: Path, given: Set[str]) -> RunReq
         ModelFileError: It is no manifest.
         SecurityError: It wants what could run code, and the command line does not allow that.
     """
-    decided = sorted(given - _MAY_BE_GIVEN)
-    if decided:
-        name = {"prompt": "a prompt"}.get(decided[0], f"--{decided[0].replace('_', '-')}")
-        raise UsageError(f"{name} cannot be given with --replay: the manifest decides it", fix="leave it out")
+    _check_given(given)
     manifest = read_manifest(path)
+    _check_allowed(manifest, request, path)
     options, plan = manifest.options, manifest.options.plan
-    for wanted, allowed, option in (
-        (plan.pickle, request.plan.pickle, "--allow-pickle"),
-        (plan.remote_code, request.plan.remote_code, "--trust-remote-code"),
-    ):
-        if wanted and not allowed:
-            raise SecurityError(
-                f"{path} was made with {option}, which can run code", fix=f"add {option} if you trust it"
-            )
     engine = request.engine if "engine" in given and request.engine is not None else manifest.engine.name
     fixed = plan.context_length is not None or options.on_overflow != "error"
     return replace(
@@ -79,6 +69,27 @@ def recorded_request(request: RunRequest, path: Path, given: Set[str]) -> RunReq
         overflow=options.on_overflow,
         replay=manifest,
     )
+
+
+def _check_given(given: Set[str]) -> None:
+    """Refuse what the manifest decides."""
+    decided = sorted(given - _MAY_BE_GIVEN)
+    if decided:
+        name = {"prompt": "a prompt"}.get(decided[0], f"--{decided[0].replace('_', '-')}")
+        raise UsageError(f"{name} cannot be given with --replay: the manifest decides it", fix="leave it out")
+
+
+def _check_allowed(manifest: Manifest, request: RunRequest, path: Path) -> None:
+    """Refuse what could run code, unless it is allowed here: whoever made the manifest cannot allow it."""
+    wanted, allowed = manifest.options.plan, request.plan
+    for is_wanted, is_allowed, option in (
+        (wanted.pickle, allowed.pickle, "--allow-pickle"),
+        (wanted.remote_code, allowed.remote_code, "--trust-remote-code"),
+    ):
+        if is_wanted and not is_allowed:
+            raise SecurityError(
+                f"{path} was made with {option}, which can run code", fix=f"add {option} if you trust it"
+            )
 
 
 def _reference(manifest: Manifest) -> str:

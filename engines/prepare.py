@@ -82,22 +82,18 @@ def prepare(
     """
     check_request(request)
     helper = None if draft is None else _find_draft(draft, before_download, offline=offline, progress=progress)
-    if helper is not None:
-        request = replace(request, draft_path=str(helper.path))
+    request = request if helper is None else replace(request, draft_path=str(helper.path))
     ref = parse_reference(reference)
     found = find_on_disk(ref)
     subject = None if found is None else local_subject(ref, found, request)
-    if subject is not None:
-        waiting = _attach(subject, request, engine, helper)
-        if waiting is not None:
-            _check_sampling(waiting.plan.engine, sampling)
-            return waiting
+    waiting = None if subject is None else _attach(subject, request, engine, helper, sampling)
+    if waiting is not None:
+        return waiting
     setting = _leave_room(_setting(request, engine), helper)
     if subject is None:
         subject = _bring(ref, setting, helper, before_download, sampling, offline=offline, progress=progress)
     target = _warm_target(subject, request, engine, helper)
-    judged = _judge_with_room(subject, setting, helper)
-    _check_sampling(judged.chosen, sampling)
+    judged = _judge_with_room(subject, setting, helper, sampling)
     return replace(_prepared(subject, judged, setting), target=target)
 
 
@@ -116,8 +112,7 @@ def _bring(
         _announce_unknown(ref, before_download, offline=offline)
         return local_subject(ref, resolve(ref, offline=offline, progress=progress), setting.request)
     subject = find_subject(ref, setting, offline=offline, progress=progress, thorough=False)
-    judged = _judge_with_room(subject, setting, helper)
-    _check_sampling(judged.chosen, sampling)
+    judged = _judge_with_room(subject, setting, helper, sampling)
     if before_download is not None and not (offline or is_offline()):
         from llmrun.engines.download import describe_download
 
@@ -242,7 +237,11 @@ def _warm_target(
 
 
 def _attach(
-    subject: Subject, request: PlanRequest, engine: EngineName | None, draft: LocalModel | None
+    subject: Subject,
+    request: PlanRequest,
+    engine: EngineName | None,
+    draft: LocalModel | None,
+    sampling: SamplingOptions | None,
 ) -> Prepared | None:
     """Return the model as a waiting worker has loaded it; None when there is no such worker."""
     target = _warm_target(subject, request, engine, draft)
@@ -252,6 +251,11 @@ def _attach(
     plan = worker.plan
     if plan is None or subject.model is None or subject.info is None:
         raise AssertionError("a worker that waits has loaded a model")
+    try:
+        _check_sampling(plan.engine, sampling)
+    except UsageError:
+        worker.close()
+        raise
     return Prepared(
         model=subject.model,
         info=subject.info,
@@ -265,14 +269,18 @@ def _attach(
     )
 
 
-def _judge_with_room(subject: Subject, setting: Setting, draft: LocalModel | None) -> Judgement:
+def _judge_with_room(
+    subject: Subject, setting: Setting, draft: LocalModel | None, sampling: SamplingOptions | None
+) -> Judgement:
     """Judge; when memory is short, end the workers that only wait, and judge again."""
     try:
-        return _judge(subject, setting)
+        judged = _judge(subject, setting)
     except NotEnoughMemoryError:
         if not stop_idle():
             raise
-    return _judge(subject, _leave_room(replace(setting, machine=probe_machine()), draft))
+        judged = _judge(subject, _leave_room(replace(setting, machine=probe_machine()), draft))
+    _check_sampling(judged.chosen, sampling)
+    return judged
 
 
 def _judge(subject: Subject, setting: Setting) -> Judgement:

@@ -70,12 +70,7 @@ def reserved_tokens(context_length: int, max_tokens: int | None) -> int:
 
 
 def shorten(
-    text: str,
-    policy: Overflow,
-    *,
-    context_length: int,
-    max_tokens: int | None,
-    count: Callable[[str], int],
+    text: str, policy: Overflow, *, context_length: int, max_tokens: int | None, count: Callable[[str], int]
 ) -> Shortened | None:
     """Return the attached text as far as it fits, or None where the whole prompt does (with room for an answer).
 
@@ -97,9 +92,7 @@ def shorten(
     if whole <= room:
         return None
     least = count(MARK) if text else whole
-    if least > room and (whole < context_length or not text):
-        if whole >= context_length:
-            raise _too_long(whole, context_length)
+    if least > room and whole < context_length:
         return None  # cutting all that may be cut would not make the room, and as it is there is some
     if least >= context_length:
         raise _too_long(least, context_length)

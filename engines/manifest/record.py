@@ -57,19 +57,12 @@ def make_manifest(
         ModelFileError: A file of the model cannot be read any more.
     """
     machine = prepared.setting.machine if prepared.setting is not None else probe_machine()
-    info, plan = prepared.info, prepared.plan
+    plan = prepared.plan
     draft = () if plan.draft_path is None else (_plain_file(Path(plan.draft_path)),)
     return Manifest(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         llmrun=llmrun.__version__,
-        model=ModelRecord(
-            reference=prepared.model.ref.text,
-            path=str(prepared.model.path.absolute()),
-            format=info.format,
-            architecture=info.architecture,
-            quantization=info.quantization,
-            files=_hashed(prepared.model.files, prepared.model.path, progress),
-        ),
+        model=_model(prepared, progress),
         draft_files=_hashed(draft, Path(plan.draft_path or "."), progress),
         template=_template(prepared, rendered, raw=options.raw),
         engine=_engine(prepared, machine),
@@ -84,13 +77,29 @@ def make_manifest(
         prompt=PromptRecord(
             typed=typed, attached=attached, rendered_sha256=sha256_of(rendered.text.encode("utf-8", "surrogatepass"))
         ),
-        answer=AnswerRecord(
-            text=text,
-            sha256=sha256_of(text.encode("utf-8", "surrogatepass")),
-            prompt_tokens=done.stats.prompt_tokens,
-            completion_tokens=done.stats.completion_tokens,
-            finish_reason=done.finish_reason,
-        ),
+        answer=_answer(text, done),
+    )
+
+
+def _model(prepared: Prepared, progress: Progress) -> ModelRecord:
+    info, model = prepared.info, prepared.model
+    return ModelRecord(
+        reference=model.ref.text,
+        path=str(model.path.absolute()),
+        format=info.format,
+        architecture=info.architecture,
+        quantization=info.quantization,
+        files=_hashed(model.files, model.path, progress),
+    )
+
+
+def _answer(text: str, done: Done) -> AnswerRecord:
+    return AnswerRecord(
+        text=text,
+        sha256=sha256_of(text.encode("utf-8", "surrogatepass")),
+        prompt_tokens=done.stats.prompt_tokens,
+        completion_tokens=done.stats.completion_tokens,
+        finish_reason=done.finish_reason,
     )
 
 
