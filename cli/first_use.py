@@ -45,7 +45,7 @@ def _describe(download: "Download") -> list[str]:
 
     free = f"{format_size(download.disk_free_bytes)} free"
     if download.size_bytes is None:
-        size, verdict = "not known before it is asked for", free
+        size, verdict = "of a size that is known once the package index was asked", free
     else:
         size = ("" if download.size_is_exact else "about ") + format_size(download.size_bytes)
         verdict = f"{free}: {'it fits' if download.fits_disk else 'it does NOT fit'}"
