@@ -136,8 +136,9 @@ def run(
     \b
     Exit codes: 0 answered, 2 a wrong option, 3 no such model, 4 a damaged one,
     5 too little memory, 6 no engine, 7 network, 10 prompt too long, 11 a replay
-    gave another answer, 70 the engine crashed, 130 Ctrl-C; all of them are in
-    docs/exit-codes.md. What each option is set to: llmrun config show run
+    gave another answer, 12 part of a batch failed, 70 the engine crashed, 130
+    Ctrl-C; all of them are in docs/exit-codes.md. What each option is set to:
+    llmrun config show run
     """  # noqa: D301 - Typer reads the control character as "keep these lines as they are"
     from llmrun.cli.constraints import read_grammar, read_schema
     from llmrun.cli.run_flow import RunRequest, execute
