@@ -1,5 +1,6 @@
 """`llmrun bench`: how fast models are on this machine, on one engine or on all, with numbers that can be compared."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -101,6 +102,15 @@ def bench(
             rich_help_panel=common.OUTPUT_PANEL,
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.svg|png",
+            help="Draw what was measured, with the limits, into this file too.",
+            rich_help_panel=common.OUTPUT_PANEL,
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -122,6 +132,7 @@ def bench(
     llmrun bench smollm2-135m-instruct --engine all -r 3
     llmrun bench ./model.gguf -p 128,512,2048 -n 64 -d 0,4096 --threads 1,2,4
     llmrun bench ./model.gguf -b 1,4,16 --output json > today.json
+    llmrun bench ./model.gguf -d 0,1024,4096 --plot depth.svg
     llmrun bench --compare yesterday.json today.json
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.bench.flow import BenchRequest, execute, print_definitions
@@ -170,6 +181,7 @@ def bench(
             output=output,
             explain=explain,
             save=save,
+            plot=plot,
             quiet=quiet,
         )
     )

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmrun.cli.bench.formats import definitions_text, write_row, write_whole
+from llmrun.cli.bench.plot import check_plot, write_plot
 from llmrun.cli.bench.progress import choose_bench_progress
 from llmrun.cli.output import report_line, write_out
 from llmrun.engines.installed.facts import EngineFacts
@@ -36,6 +38,7 @@ class BenchRequest:
     output: str | None
     explain: bool
     save: bool
+    plot: Path | None
     quiet: bool
 
 
@@ -46,6 +49,7 @@ def execute(request: BenchRequest) -> None:
         LlmrunError: A model cannot be found, a size cannot be measured, or every engine failed.
         SystemExit: 130 after Ctrl-C; what was done has been written.
     """
+    check_plot(request.plot)
     progress = choose_bench_progress(quiet=request.quiet)
     machine = probe_machine()
     candidates = [_find(request, reference, machine, progress) for reference in request.models]
@@ -111,8 +115,6 @@ def _write(
     *,
     interrupted: bool,
 ) -> None:
-    if request.output == "jsonl":
-        return
     made = document(
         rows,
         machine,
@@ -122,7 +124,10 @@ def _write(
         energy_source=bench.instruments.energy.source,
         interrupted=interrupted,
     )
-    write_whole(made, request.output)
+    if request.output != "jsonl":
+        write_whole(made, request.output)
+    if request.plot is not None and any(row.error is None for row in rows):
+        write_plot(made, request.plot)
     if request.explain:
         report_line(definitions_text().rstrip())
 

@@ -18,7 +18,7 @@ from llmrun.engines.installed.kept import keep, read_kept
 from llmrun.engines.memory.kv import KV_BYTES
 from llmrun.engines.speed.forecast import bytes_per_token, weights_per_prompt_token
 from llmrun.engines.types import EngineName
-from llmrun.hardware.bandwidth import measure_bandwidth
+from llmrun.hardware.bandwidth import measure_bandwidth, read_bandwidth
 from llmrun.hardware.types import Machine
 from llmrun.models.types import ModelInfo
 
@@ -34,12 +34,14 @@ class Limits:
     """What was measured on so many threads; None where it could not be.
 
     Attributes:
-        bytes_per_second: Main memory read.
+        bytes_per_second: Main memory read at best, now or earlier: other programs and machines can only slow it down.
+        bytes_per_second_now: The same as it was measured now.
         operations_per_second: Of the fastest matrix product that could be made here; operations_source says which.
     """
 
     threads: int
     bytes_per_second: float | None = None
+    bytes_per_second_now: float | None = None
     operations_per_second: float | None = None
     operations_source: str | None = None
 
@@ -55,11 +57,14 @@ def measure_limits(machine: Machine, threads: int, stamps: str) -> Limits:
         threads: How many the engine has.
         stamps: What changes when other libraries are installed, that could multiply faster.
     """
-    bandwidth = measure_bandwidth(threads)
+    now = measure_bandwidth(threads)
+    known = read_bandwidth(machine) if threads == machine.cpu.threads else None
+    best = max(now, known or 0.0)
     product = _product(machine, threads, stamps)
     return Limits(
         threads=threads,
-        bytes_per_second=bandwidth or None,
+        bytes_per_second=best or None,
+        bytes_per_second_now=now or None,
         operations_per_second=product[0] if product else None,
         operations_source=product[1] if product else None,
     )

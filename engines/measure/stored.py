@@ -129,9 +129,9 @@ def _row(row: dict[str, Any]) -> StoredRow:
 
 def _bandwidths(limits: list[dict[str, Any]]) -> dict[int, float]:
     return {
-        int(_number(limit["threads"])): _number(limit["bytes_per_second"])
+        int(_number(limit["threads"])): _number(limit["bytes_per_second_now"])
         for limit in limits
-        if limit["bytes_per_second"] is not None
+        if limit["bytes_per_second_now"] is not None
     }
 
 

@@ -1,0 +1,152 @@
+"""Pictures of a result: prefill and decode by engine, by depth, by requests at once or by threads, with their limits.
+
+The axis is the first of these of which more than one value was measured; without any, every row is a bar. The limit
+is drawn where it was measured: what decode would be if it read memory as fast as the machine can, and prefill if it
+multiplied as fast. matplotlib is an extra (`pip install llmrun[plot]`) and is imported for nothing else.
+"""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmrun.cli.bench.formats import name
+from llmrun.engines.measure.samples import DEFINITIONS, Metric
+from llmrun.errors import StorageError, UsageError
+
+__all__ = ["check_plot", "write_plot"]
+
+_FORMATS = (".svg", ".png")
+_AXES = {
+    "depth": "tokens in the context",
+    "parallel": "requests at once",
+    "threads": "threads",
+    "prompt_tokens": "tokens of the prompt",
+    "answer_tokens": "tokens of the answer",
+}
+_PANELS = (
+    (Metric.PREFILL, "prompt_tokens", "matrix_product_share"),
+    (Metric.DECODE, "answer_tokens", "memory_bandwidth_share"),
+)
+_INCHES = (10.0, 4.2)
+_LIMIT = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse, before anything is measured, what could not be drawn afterwards.
+
+    Raises:
+        UsageError: The name says no format, the folder is not there, or matplotlib is not installed.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in _FORMATS:
+        raise UsageError(f"--plot wants a file that ends in .svg or .png, found {path}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--plot {path}: there is no folder {path.absolute().parent}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plot draws with matplotlib, which is not installed", fix="pip install 'llmrun[plot]'")
+
+
+def write_plot(document: Mapping[str, Any], path: Path) -> None:
+    """Draw a result.
+
+    Raises:
+        UsageError: Nothing was measured.
+        StorageError: The file cannot be written.
+    """
+    rows = [row for row in document["rows"] if not row["error"]]
+    if not rows:
+        raise UsageError("--plot: nothing was measured that could be drawn")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    # Text stays text in an SVG, and the same result gives the same file.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmrun"}):
+        figure = Figure(figsize=_INCHES, layout="constrained")
+        panels = [panel for panel in _PANELS if any(panel[0].value in row["statistics"] for row in rows)]
+        for axes, (metric, _, share) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            measured = [row for row in rows if metric.value in row["statistics"]]
+            _draw(axes, metric, share, measured)
+        figure.suptitle(_title(document), fontsize=9)
+        try:
+            figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None, dpi=130)
+        except OSError as error:
+            raise StorageError(f"--plot {path} cannot be written: {error.strerror or error}") from error
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    models = ", ".join(model["path"].rsplit("/", 1)[-1] for model in document["models"])
+    return f"{models} on {document['machine']['cpu']['name'] or 'an unknown processor'}, {document['created'][:10]}"
+
+
+def _draw(axes: Any, metric: Metric, share: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    axis = next((field for field in _AXES if len({row[field] for row in rows}) > 1), None)
+    axes.set_title(DEFINITIONS[metric].label)
+    axes.set_ylabel("tokens/s")
+    if axis is None or len({_series(row, axis) for row in rows}) == len(rows):
+        _draw_bars(axes, metric, share, rows)
+    else:
+        _draw_lines(axes, metric, share, rows, axis)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_bars(axes: Any, metric: Metric, share: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    for place, row in enumerate(rows):
+        mean = row["statistics"][metric.value]["mean"]
+        axes.bar(place, mean, yerr=_error(row, metric), capsize=3, width=0.6, color=f"C{place % 10}")
+        axes.annotate(f"{mean:,.0f}", (place, mean / 2), ha="center", va="center", fontsize=9, color="white")
+        limit = _limit(row, metric, share)
+        if limit is not None:
+            axes.hlines(
+                limit, place - 0.35, place + 0.35, **_LIMIT, label="limit of the machine" if place == 0 else None
+            )
+    several = len({row["model"] for row in rows}) > 1
+    labels = [(f"{_file(row)}\n" if several else "") + name(row).replace(", ", "\n") for row in rows]
+    axes.set_xticks(range(len(rows)), labels, fontsize=8)
+    axes.set_xlim(-0.75, len(rows) - 0.25)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+
+
+def _draw_lines(axes: Any, metric: Metric, share: str, rows: Sequence[Mapping[str, Any]], axis: str) -> None:
+    for number, series in enumerate(dict.fromkeys(_series(row, axis) for row in rows)):
+        members = sorted((row for row in rows if _series(row, axis) == series), key=lambda row: int(row[axis]))
+        places = [row[axis] for row in members]
+        means = [row["statistics"][metric.value]["mean"] for row in members]
+        errors = [_error(row, metric) or 0.0 for row in members]
+        axes.errorbar(places, means, yerr=errors, marker="o", capsize=3, color=f"C{number % 10}", label=series)
+        limits = [_limit(row, metric, share) for row in members]
+        if all(limit is not None for limit in limits):
+            axes.plot(places, limits, **(_LIMIT | {"color": f"C{number % 10}"}), label=f"limit, {series}")
+    axes.set_xlabel(_AXES[axis])
+    axes.legend(fontsize=8)
+
+
+def _series(row: Mapping[str, Any], axis: str) -> str:
+    """Return what a line is called: everything about a row but the axis."""
+    told = [_file(row), row["engine"]]
+    told += [
+        f"{label} {row[field]}" for field, label in _FIELDS.items() if field != axis and row[field] != _USUAL.get(field)
+    ]
+    return ", ".join(told)
+
+
+_FIELDS = {"threads": "threads", "depth": "depth", "parallel": "at once", "kv_type": "KV", "gpu_layers": "GPU layers"}
+_USUAL = {"depth": 0, "parallel": 1, "kv_type": "f16", "gpu_layers": None}
+
+
+def _file(row: Mapping[str, Any]) -> str:
+    return str(row["model"]).rstrip("/").rsplit("/", 1)[-1]
+
+
+def _error(row: Mapping[str, Any], metric: Metric) -> float | None:
+    found = row["statistics"][metric.value]
+    return None if found["low"] is None else float(found["high"] - found["low"]) / 2
+
+
+def _limit(row: Mapping[str, Any], metric: Metric, share: str) -> float | None:
+    """Return the rate at which the machine's limit would be reached."""
+    return row["statistics"][metric.value]["mean"] / row[share] if row[share] else None
