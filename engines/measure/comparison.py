@@ -4,9 +4,9 @@ Rows belong together when all their settings are equal. A setting that has one v
 in the other is what is compared: it may differ.
 
 A difference is called real when Welch's test finds it, with Holm's correction for the number of comparisons, and when
-even the near end of its interval is further from no difference than runs of the very same thing are from each other.
-The second condition is there because repetitions of one run do not show what changes between runs: memory that is laid
-out otherwise, a host that became busier. What it is set to was measured; `docs/bench.md` says how.
+even the near end of its interval is beyond a margin. The margin is there because repetitions of one run do not show
+what changes between runs: memory that is laid out otherwise, a host that became busier. No margin covers a host that
+changes by a fifth from minute to minute, as was seen on a shared one: there, only runs in turns tell.
 """
 
 from collections.abc import Sequence

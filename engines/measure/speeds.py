@@ -13,7 +13,7 @@ from llmrun.values import value
 __all__ = ["DRIFT", "MeasuredSpeed", "choose_measured", "explain_measured", "faster_sibling"]
 
 DRIFT = 0.03
-"""What two runs of the same thing differ by anyway, as a share."""
+"""A margin for what changes from run to run of the same thing on a machine of one's own, as a share."""
 
 
 @value
