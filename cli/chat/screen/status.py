@@ -1,13 +1,19 @@
-"""The line below an answer."""
+"""What is said between the answers: the line below each, and notices."""
+
+import re
 
 from rich.style import Style
 
-from llmrun.cli.chat.screen.rows import Row, cells_of
+from llmrun.cli.chat.screen.rows import PLAIN, Row, cells_of, wrap
 from llmrun.cli.chat.turns import AnswerStatus
+from llmrun.cli.output import inert
 
-__all__ = ["status_rows"]
+__all__ = ["notice_rows", "status_rows"]
 
 _STYLE = Style(dim=True)
+_TITLE = Style(bold=True)
+_ERROR = Style(color="red", bold=True)
+_COLUMN = re.compile(r" *\S.*?  +(?=\S)| +")
 _BETWEEN = " · "
 
 
@@ -38,3 +44,18 @@ def _parts(status: AnswerStatus, tokens: str, rate: str, first: str) -> list[str
 
 def _seconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def notice_rows(text: str, columns: int) -> list[Row]:
+    """Return a notice in rows: one line dimly, an error in red, several lines below their title.
+
+    A line of two columns goes on below the second one.
+    """
+    title, *lines = inert(text).expandtabs(4).split("\n")
+    style = _ERROR if title.startswith("error:") else _TITLE if lines else _STYLE
+    rows = wrap(((title, style),), columns)
+    for line in lines:
+        column = _COLUMN.match(line)
+        indent = " " * min(cells_of(column[0]) if column else 0, columns // 2)
+        rows += wrap(((line, PLAIN),), columns, (), ((indent, PLAIN),) if indent else ())
+    return rows

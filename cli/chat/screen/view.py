@@ -14,17 +14,15 @@ from llmrun.cli.chat.screen.keyboard import Keyboard
 from llmrun.cli.chat.screen.markdown import MarkdownStream
 from llmrun.cli.chat.screen.pane import Paint, Pane, terminal_size
 from llmrun.cli.chat.screen.plain import ExactStream
-from llmrun.cli.chat.screen.status import status_rows
+from llmrun.cli.chat.screen.status import notice_rows, status_rows
 from llmrun.cli.chat.screen.thinking import Think, Thinking
 from llmrun.cli.chat.turns import AnswerStatus
-from llmrun.cli.output import inert, report_line, write_out
+from llmrun.cli.output import report_line, write_out
 from llmrun.engines.conversation.reasoning import Piece, ReasoningSplitter
 
 __all__ = ["ScreenView", "make_paint", "screen_view"]
 
 _DIM = Style(dim=True)
-_ERROR = Style(color="red", bold=True)
-_BOLD = Style(bold=True)
 _ASCII = str.maketrans({"•": "*", "◦": "-", "▪": "-", "▌": "|", "─": "-", "│": "|", "┼": "+", "·": "-"})
 
 
@@ -77,6 +75,7 @@ class ScreenView:
         self._thinking = Thinking(self._pane, self._think)
         self._answer = None
         self._is_streaming = True
+        self._write("\n")
 
     def feed(self, text: str) -> None:
         """Show a piece of it."""
@@ -158,10 +157,9 @@ def screen_view(*, think: Think, plain: bool, keyboard: Keyboard | None = None) 
         if not os.isatty(2):
             report_line(f"llmrun: {text}")
             return
-        first, newline, rest = inert(text).partition("\n")
-        style = _ERROR if first.startswith("error:") else _BOLD if newline else _DIM
+        shown = "".join(paint.row(row) + "\n" for row in notice_rows(text, terminal_size()[0]))
         with contextlib.suppress(OSError):
-            os.write(2, (paint.text(first, style) + newline + rest + "\n").encode("utf-8", "replace"))
+            os.write(2, shown.encode("utf-8", "replace"))
 
     return ScreenView(paint, _write, report, think=think, plain=plain or term in ("", "dumb"), keyboard=keyboard)
 
