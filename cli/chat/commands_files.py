@@ -10,14 +10,14 @@ from llmrun.cli.chat.attachments import read_attachment
 from llmrun.cli.chat.clipboard import copy_text
 from llmrun.cli.chat.export import export_conversation
 from llmrun.cli.chat.model import ChatModel, ModelRequest
-from llmrun.cli.chat.state import Chat, count_turns
+from llmrun.cli.chat.state import Chat, count_turns, shortened
 from llmrun.engines.conversation.records import MessageRecord
 from llmrun.engines.conversation.session_file import read_session
 from llmrun.engines.conversation.sessions import check_name, open_session, session_names, session_path
 from llmrun.engines.prepare import Prepared
 from llmrun.errors import LlmrunError, NotEnoughMemoryError, NoUsableEngineError, UsageError
 
-__all__ = ["copy", "export", "file", "load", "model", "save"]
+__all__ = ["copy", "describe_session", "export", "file", "load", "model", "save", "show_last_turn"]
 
 
 def model(chat: Chat, text: str) -> None:
@@ -104,6 +104,7 @@ def load(chat: Chat, text: str) -> None:
     session = open_session(name)
     chat.use_session(session)
     chat.view.notice(describe_session(chat))
+    show_last_turn(chat)
     chat.record_model()
 
 
@@ -118,6 +119,17 @@ def describe_session(chat: Chat) -> str:
     if not conversation.is_answered:
         parts.append("its last turn has no answer: /retry gives it one")
     return "; ".join(parts)
+
+
+def show_last_turn(chat: Chat) -> None:
+    """Show where the conversation is."""
+    turn = chat.conversation.turns[-1] if chat.conversation.turns else None
+    if turn is None or turn.answer is None:
+        return
+    chat.view.notice(f"> {shortened(turn.question.content)}")
+    chat.view.begin()
+    chat.view.feed(turn.answer.content)
+    chat.view.end(cancelled=turn.answer.cancelled)
 
 
 def export(chat: Chat, text: str) -> None:

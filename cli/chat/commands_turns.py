@@ -2,13 +2,11 @@
 
 from llmrun.cli.chat.answer import answer_newest, take_turn
 from llmrun.cli.chat.editor import edit_text
-from llmrun.cli.chat.state import Chat, count_turns
+from llmrun.cli.chat.state import Chat, count_turns, shortened
 from llmrun.engines.conversation.conversation import Turn
 from llmrun.errors import UsageError
 
 __all__ = ["clear", "edit", "retry", "system", "undo"]
-
-_SHOWN_CHARACTERS = 60
 
 
 def system(chat: Chat, text: str) -> None:
@@ -37,7 +35,7 @@ def undo(chat: Chat, _text: str) -> None:
     """Take the last turn back."""
     turns = _turns(chat)
     chat.rewind(turns[-1].messages, "undo")
-    chat.view.notice(f"taken back: {_short(turns[-1].question.content)}")
+    chat.view.notice(f"taken back: {shortened(turns[-1].question.content)}")
 
 
 def retry(chat: Chat, _text: str) -> None:
@@ -72,8 +70,3 @@ def _turns(chat: Chat) -> tuple[Turn, ...]:
     if not turns:
         raise UsageError("nothing was said yet")
     return turns
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"

@@ -14,7 +14,7 @@ from llmrun.cli import early
 from llmrun.cli.chat.answer import take_turn
 from llmrun.cli.chat.attachments import read_attachment
 from llmrun.cli.chat.commands import command_words, run_command
-from llmrun.cli.chat.commands_files import describe_session
+from llmrun.cli.chat.commands_files import describe_session, show_last_turn
 from llmrun.cli.chat.model import ChatModel, ModelRequest
 from llmrun.cli.chat.piped import DumbReader, PipedReader, PipedView
 from llmrun.cli.chat.state import Chat, Leave, Settings, describe_error
@@ -162,28 +162,35 @@ def _begin(chat: Chat, request: ChatRequest) -> None:
         )
     if loaded is not None and (is_talkative or loaded.torn_bytes or not chat.conversation.is_answered):
         chat.view.notice(describe_session(chat))
+    if is_talkative:
+        show_last_turn(chat)
 
 
 def _talk(chat: Chat, reader: TurnReader) -> None:
+    """Take turns until the user leaves. Where somebody is there, a Ctrl-C between two of them ends nothing."""
     while True:
         try:
             text = reader.read()
-        except EOFError:
+            with interrupt_descriptor() as descriptor:
+                chat.interrupt = descriptor
+                _guarded(chat, text)
+        except (EOFError, Leave):
             return
-        with interrupt_descriptor() as descriptor:
-            chat.interrupt = descriptor
-            try:
-                _handle(chat, text)
-            except Leave:
-                return
-            except Interrupted:
-                chat.view.notice("stopped")
-            except KeyboardInterrupt:
-                chat.view.notice("stopped")
-            except LlmrunError as error:
-                if not chat.is_interactive or chat.model.has_failed:
-                    raise
-                chat.view.notice(describe_error(error))
+        except KeyboardInterrupt:
+            if not chat.is_interactive:
+                raise
+
+
+def _guarded(chat: Chat, text: str) -> None:
+    """Do what a line says; where somebody is there, an error is a line, and the chat goes on."""
+    try:
+        _handle(chat, text)
+    except (Interrupted, KeyboardInterrupt):
+        chat.view.notice("stopped")
+    except LlmrunError as error:
+        if not chat.is_interactive or chat.model.has_failed:
+            raise
+        chat.view.notice(describe_error(error))
 
 
 def _handle(chat: Chat, text: str) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llmrun.cli.chat.state import count_turns
+from llmrun.cli.chat.state import count_turns, shortened
 from llmrun.engines.conversation.sessions import SessionSummary
 
 __all__ = ["list_document", "list_text"]
@@ -67,5 +67,5 @@ def _first(session: SessionSummary, limit: int | None) -> str | None:
     conversation = session.conversation
     if conversation is None or not conversation.turns:
         return None
-    line = " ".join(conversation.turns[0].question.content.split())
-    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
+    first = conversation.turns[0].question.content
+    return " ".join(first.split()) if limit is None else shortened(first, limit)

@@ -20,7 +20,10 @@ from llmrun.engines.types import SamplingOptions, Stats
 from llmrun.errors import LlmrunError
 from llmrun.models.prompt.conversation import Message, RenderedPrompt, Renderer
 
-__all__ = ["Attachment", "Chat", "Leave", "Settings", "count_turns", "describe_error"]
+__all__ = ["Attachment", "Chat", "Leave", "Settings", "count_turns", "describe_error", "shortened"]
+
+
+_SHOWN_CHARACTERS = 60
 
 
 class Leave(Exception):
@@ -159,3 +162,9 @@ def describe_error(error: LlmrunError) -> str:
 def count_turns(count: int) -> str:
     """Return a number of turns in words: `1 turn`, `1,204 turns`."""
     return f"{count:,} turn{'' if count == 1 else 's'}"
+
+
+def shortened(text: str, limit: int = _SHOWN_CHARACTERS) -> str:
+    """Return the beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

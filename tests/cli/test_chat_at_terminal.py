@@ -145,6 +145,7 @@ def test_ctrl_c_stops_an_answer_and_then_leaves(
     terminal.wait_for("(stopped)")
     assert time.monotonic() - began < 3  # one second, on a machine that is busy with other tests
     terminal.wait_for(">")
+    time.sleep(1.5)  # one that follows at once is taken to be for the answer
     terminal.type("\x03")
     terminal.wait_for("Ctrl-C")
     terminal.type("\x03")
@@ -205,3 +206,36 @@ def test_a_killed_engine_is_loaded_again(terminals: list[Terminal], environment:
     terminal.type("\x04")
     assert terminal.end() == 0
     assert len(answers(environment)) == 2
+
+
+def test_an_interrupt_from_outside_does_not_end_the_chat(
+    terminals: list[Terminal], environment: dict[str, str], model: Path
+) -> None:
+    """As one does that comes a moment after an answer ended."""
+    terminal = opened(terminals, environment, model, answer="yes")
+    terminal.wait_for(">")
+    for _ in range(3):
+        terminal.process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    terminal.type("one\r")
+    terminal.wait_for("yes")
+    terminal.wait_for(">")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_a_session_that_goes_on_shows_where_it_is(
+    terminals: list[Terminal], environment: dict[str, str], model: Path
+) -> None:
+    for first, last in (("one", "the answer"), ("two", "another")):
+        terminal = opened(terminals, environment, model, answer=last)
+        if first == "two":
+            terminal.wait_for("session s: 1 turn")
+            terminal.wait_for("> one")
+            terminal.wait_for("the answer")
+        terminal.wait_for(">")
+        terminal.type(f"{first}\r")
+        terminal.wait_for(last)
+        terminal.wait_for(">")
+        terminal.type("\x04")
+        assert terminal.end() == 0

@@ -127,6 +127,18 @@ def test_reasoning_is_kept_apart_and_not_sent_back(llmrun: Run, model: Path, env
     assert "hm" not in llmrun("chat", "--continue", stdin=b"three\n", env=fake()).text
 
 
+def test_reasoning_that_the_template_opens(llmrun: Run, tmp_path: Path, environment: dict[str, str]) -> None:
+    """The model writes the end of it only."""
+    path = tmp_path / "thinking.gguf"
+    template = build.text(TEMPLATE.replace("<assistant>{% endif", "<assistant><think>\n{% endif"))
+    path.write_bytes(build.build_gguf(build.llama_pairs(**{"tokenizer.chat_template": template})))
+    env = fake(answer="hm\n</think>\n\nyes")
+    assert llmrun("chat", path, stdin=b"one\n", env=env).text == "<think>\nhm\n</think>\n\nyes\n"
+    assert llmrun("chat", "--continue", "--think", "hide", stdin=b"two\n", env=env).text == "yes\n"
+    answers = [record for record in records(environment) if record.get("role") == "assistant"]
+    assert [(answer["content"], answer["reasoning"].strip()) for answer in answers] == [("yes", "hm")] * 2
+
+
 def test_a_file_goes_with_the_first_turn(llmrun: Run, model: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     (tmp_path / "a.txt").write_text("contents\n")
     result = llmrun("chat", model, "--file", tmp_path / "a.txt", stdin=b"one\ntwo\n", env=fake(answer="yes"))
