@@ -30,6 +30,7 @@ from llmrun.engines.threads.spinning import limit_spinning
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.engines.vllm.arguments import Device, engine_arguments, longer_context, refuse_unsupported
 from llmrun.engines.vllm.errors import load_error
+from llmrun.engines.vllm.rewinding import rewind_generators
 from llmrun.engines.vllm.session import VllmSession
 from llmrun.engines.vllm.startup import FIRST_PHASE, StartupLog, watch_startup
 from llmrun.errors import LlmrunError, NoUsableEngineError
@@ -134,6 +135,7 @@ def _start(arguments: dict[str, Any], plan: LoadPlan, *, on_gpu: bool) -> Any:
         torch.set_num_threads(plan.threads)
         os.environ["OMP_NUM_THREADS"] = str(plan.threads)  # or vLLM would go on with one thread
         importlib.import_module("torch._dynamo").config.disable = True  # compiling one helper takes ten seconds
+        rewind_generators()
     _freeze_garbage()
     engine_args: Any = importlib.import_module("vllm.engine.arg_utils").EngineArgs
     known = {field.name for field in fields(engine_args)}

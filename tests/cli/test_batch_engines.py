@@ -95,12 +95,17 @@ def test_pytorch(llmrun: Run, twin: Path, tmp_path: Path) -> None:
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_vllm(llmrun: Run, twin: Path, tmp_path: Path) -> None:
-    requests = write_requests(tmp_path / "r", *MORE)
+    seeded = (
+        {"id": f"seeded {n}", "prompt": f"{n} " + "word " * 400, "temperature": 0.8, "max_tokens": 4} for n in range(4)
+    )
+    requests = write_requests(tmp_path / "r", *MORE, *seeded)  # more than are taken in at once
     done = llmrun(
         "run", twin, "--engine", "vllm", "--batch", requests, "--output", tmp_path / "o", *GREEDY, timeout=300
     )
     assert done.code == 12, done.errors
-    check_answers(read_results(tmp_path / "o"), "vllm")
+    results = read_results(tmp_path / "o")
+    check_answers(results, "vllm")
+    assert all(results[f"seeded {n}"]["error"] is None for n in range(4))
 
 
 @pytest.mark.ctransformers

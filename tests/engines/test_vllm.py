@@ -112,6 +112,19 @@ def test_a_seed_decides(worker: WorkerClient) -> None:
     assert len({tell(seed) for seed in (7, 8, 9)}) > 1
 
 
+def test_a_seed_decides_also_after_a_prompt_that_is_taken_in_over_several_steps(worker: WorkerClient) -> None:
+    """The second time most of the prompt is there already, so that it takes one step."""
+    text = "Tell me a story of these. " + "A fox and a crow. " * 120
+
+    def tell(seed: int) -> tuple[str, int]:
+        told, stats, _ = ask(worker, text, temperature=1.2, seed=seed, max_tokens=12)
+        return told, stats.prompt_tokens - stats.cached_tokens
+
+    (first, processed), (second, less) = tell(7), tell(7)
+    assert processed > 512 > less
+    assert first == second != tell(8)[0]
+
+
 @pytest.mark.parametrize(
     "options",
     [
