@@ -289,12 +289,12 @@ class _Beginning:
         try:
             worker.send_load(prepared.plan)
             wait_loaded(worker, prepared, choose_progress(quiet=self._command.quiet) if self._is_first else SILENT)
+            self._sink.open()
         except BaseException:
             worker.close()
             raise
         if self._is_first:
             self._is_first = False
-            self._sink.open()
             self._counts.begin()
             self._show()
         return worker
