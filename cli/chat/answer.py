@@ -202,6 +202,9 @@ def _events(worker: WorkerClient, interrupt: int) -> Iterator[Event]:
         except Interrupted:
             _heed(interrupt)
             worker.kill()
+    except EngineTimeoutError:  # it will not hear the next request either
+        worker.kill()
+        raise
     finally:
         worker.interrupt_descriptor = None
 

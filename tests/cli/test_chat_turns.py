@@ -27,6 +27,15 @@ def test_a_crash_is_survived(room: Room) -> None:
     assert room.texts() == ["one", "no", "two", "no"]
 
 
+def test_an_engine_that_hangs_is_started_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMRUN_ENGINE_TIMEOUT", "2")
+    room.fake(answer="some words", hang_at=6)
+    room.screen.on_text = lambda: room.fake(answer="yes")
+    room.chat("one", "two")
+    assert room.said("has said nothing for 2 s")
+    assert room.texts() == ["one", "yes", "two", "yes"]
+
+
 def test_a_second_crash_leaves_the_turn_for_later(room: Room) -> None:
     room.fake(answer="yes", crash_signal=11, crash_at=2)
     room.chat("one", lambda: room.fake(answer="yes"), "/retry", "two")
