@@ -4,7 +4,7 @@ Each family of models has marks of its own around its reasoning. A mark is taken
 has it: at the beginning of an answer, or right after other reasoning. In the midst of an answer `<think>` is text, as
 somebody may have asked about it. Harmony (gpt-oss) is the exception: once an answer has begun with a channel, its marks
 count everywhere. Marks are in no piece, nor is white space before the mark that opens; the rest is passed on unchanged.
-Formats whose marks are English sentences (Granite 3.2) are not split: any model may write those.
+Formats whose marks are English sentences (Granite 3.2, Apriel) are not split: any model may write those.
 
 Sources: the chat templates of the models named below; vllm/reasoning and vllm/parser (vLLM 0.22); the harmony format,
 https://developers.openai.com/cookbook/articles/openai-harmony.
@@ -54,9 +54,7 @@ _FORMS = (
     _Form("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),  # Command A
     _Form("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),  # Sky-T1
     _Form("<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|open|>response<|sep|>", "<|close|>response<|sep|>"),
-    _Form("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", "", "[END FINAL RESPONSE]"),  # Apriel
 )
-_OPENED_BY_PROMPTS_ONLY = ("Here are my reasoning steps:",)
 
 _CHANNEL, _MESSAGE = "<|channel|>", "<|message|>"
 _HARMONY_ENDS = ("<|end|>", "<|return|>", "<|call|>")
@@ -149,8 +147,7 @@ class ReasoningSplitter:
 
     def _begin_answer(self) -> None:
         self._at_start = False
-        unopened = [form.answer_closes for form in _forms_with(self._opener) if not form.answer_opens]
-        self._watch(unopened)
+        self._watch(())
 
     def _emit(self, pieces: list[Piece], text: str) -> None:
         if self._header is not None:
@@ -189,7 +186,7 @@ def _forms_with(opens: str) -> list[_Form]:
 
 
 def _opening_marks() -> list[str]:
-    return [*_HARMONY[:2], *(form.opens for form in _FORMS if form.opens not in _OPENED_BY_PROMPTS_ONLY)]
+    return [*_HARMONY[:2], *(form.opens for form in _FORMS)]
 
 
 def _length_of_beginning(text: str, marks: tuple[str, ...]) -> int:

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llmrun.engines.conversation.reasoning import MARKS
 from llmrun.engines.huggingface.sentencepiece import open_sentencepiece
 from llmrun.engines.types import Segment
 from llmrun.errors import ModelFileError
@@ -82,7 +83,10 @@ class HuggingFaceTokenizer:
         return tokens
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes that a token stands for; none for a control token or an id without one."""
+        """Return the bytes that a token stands for; none for an id without a token.
+
+        Nor for a control token, unless it marks what a model thinks.
+        """
         found = self._bytes.get(token)
         if found is None:
             found = self._bytes[token] = self._find_bytes(token)
@@ -137,11 +141,12 @@ class HuggingFaceTokenizer:
         added = self._added.get(token)
         if added is not None:
             text = str(added.content)
-            return b"" if added.special or text in self._control else text.encode()
+            is_control = added.special or text in self._control
+            return b"" if is_control and text not in MARKS else text.encode()
         piece = self.backend.id_to_token(token)
-        if piece is None or piece in self._control:
+        if piece is None or (piece in self._control and piece not in MARKS):
             return b""
-        return self._from_piece(piece)
+        return piece.encode() if piece in self._control else self._from_piece(piece)
 
 
 def _open(source: LocalFolder) -> Any:

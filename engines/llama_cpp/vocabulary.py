@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
+from llmrun.engines.conversation.reasoning import MARKS
 from llmrun.engines.llama_cpp.native import Native
 from llmrun.engines.types import Segment
 
@@ -52,7 +53,7 @@ class Vocabulary:
         return list(buffer[:count])
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes that a token stands for; none for a control token.
+        """Return the bytes that a token stands for; none for a control token, unless it marks what a model thinks.
 
         They are kept: after a token was computed, the caches hold weights, and a call into the library takes longer.
         """
@@ -62,10 +63,17 @@ class Vocabulary:
         return known
 
     def _read_piece(self, token: int) -> bytes:
-        size = self._api.llama_token_to_piece(self.pointer, token, self._piece, len(self._piece), 0, False)
+        text = self._piece_of(token, special=False)
+        if text:
+            return text
+        mark = self._piece_of(token, special=True)
+        return mark if mark.decode("utf-8", "replace") in MARKS else b""
+
+    def _piece_of(self, token: int, *, special: bool) -> bytes:
+        size = self._api.llama_token_to_piece(self.pointer, token, self._piece, len(self._piece), 0, special)
         if size < 0:
             self._piece = ctypes.create_string_buffer(-size)
-            size = self._api.llama_token_to_piece(self.pointer, token, self._piece, -size, 0, False)
+            size = self._api.llama_token_to_piece(self.pointer, token, self._piece, -size, 0, special)
         return self._piece.raw[:size]
 
     def token_text(self, token: int) -> str:

@@ -75,21 +75,13 @@ def test_a_prompt_may_end_within_reasoning() -> None:
     ("prompt", "mark"),
     [
         pytest.param("<|im_start|>assistant\n<think>\n", "<think>", id="think"),
-        pytest.param("<|assistant|>\nHere are my reasoning steps:\n", "Here are my reasoning steps:", id="Apriel"),
+        pytest.param("<|assistant|><seed:think>", "<seed:think>", id="Seed-OSS"),
         pytest.param("<|im_start|>assistant\n", "", id="none"),
         pytest.param("<|im_start|>assistant\n<think>\n\n</think>\n\n", "", id="reasoning that is switched off"),
     ],
 )
 def test_the_mark_at_the_end_of_a_prompt(prompt: str, mark: str) -> None:
     assert opening_mark(prompt) == mark
-
-
-def test_apriel_is_opened_by_its_prompt_only() -> None:
-    text = "Here are my reasoning steps:\na[BEGIN FINAL RESPONSE]says[END FINAL RESPONSE]"
-    assert split(ReasoningSplitter(), [text]) == ("", text)
-    splitter = ReasoningSplitter()
-    splitter.open("Here are my reasoning steps:")
-    assert split(splitter, ["a[BEGIN FINAL ", "RESPONSE]says[END FINAL RESPONSE]"]) == ("a", "says")
 
 
 def test_text_goes_on_as_soon_as_it_is_certain() -> None:
