@@ -108,9 +108,10 @@ class TextDrawer:
         self._pane.show(rows)
         if is_complete or len(rows) < _SETTLED_FROM:
             return
-        if not self._shown.opened:
+        is_long = len(rows) > min(self._pane.room, 2 * _SETTLED_FROM)
+        if is_long or not self._shown.opened:
             self._settle_words(leaf, source, base, rows)
-        if len(self._pane.rows) > min(self._pane.room, 2 * _SETTLED_FROM):
+        if len(self._pane.rows) >= self._pane.room:
             self._settle_all(self._pane.rows[-1])
 
     def break_off(self, *, in_row: bool) -> None:
@@ -135,20 +136,21 @@ class TextDrawer:
         return Inline((*blank, *inline.runs), inline.opened, max(length, 0))
 
     def _settle_words(self, leaf: Leaf, source: str, base: Style, rows: Sequence[Row]) -> None:
-        """Settle all rows but the last one, if the rest reads the same by itself."""
+        """Settle all rows but the last one, if the rest reads the same by itself, with the marks that are open."""
         cut = max(source.rstrip().rfind(" "), source.rstrip().rfind("\n"))
         if cut <= 0:
             return
-        width = self._pane.columns
-        above = self._parse(source[:cut], base, is_complete=True)
+        above = self._parse(source[:cut], base, is_complete=False)
         settled = self._wrap(leaf, above, _gap(leaf, is_first=self._is_first))
-        rest = self._read(source[cut:].lstrip(), base, is_complete=False)
-        again = wrap(((" ", base), *rest.runs), width, settled[-1], leaf.indent)
-        if [*settled[:-1], *again] == list(rows):
-            self._begun += cut
-            self._opened, self._lead, self._is_first = "", settled[-1], True
+        before = (self._begun, self._opened, self._lead)
+        self._begun, self._opened, self._lead = self._begun + cut, above.opened, settled[-1]
+        rest = self._parse(source[cut:], base, is_complete=False)
+        again = wrap(rest.runs, self._pane.columns, settled[-1], leaf.indent)
+        if above.source_length == cut and [*settled[:-1], *again] == list(rows):
+            self._is_first, self._shown = True, rest
             self._pane.settle(keep=len(rows) - len(settled) + 1)
-            self._shown = rest
+        else:
+            self._begun, self._opened, self._lead = before
 
     def _settle_all(self, lead: Row | None) -> None:
         """Settle what is shown; what follows goes on with the marks that are open."""

@@ -76,6 +76,7 @@ class _Container:
     """A list's item, or a quote."""
 
     indent: Run
+    line: int
     lead: Run | None = None
     is_quote: bool = False
     has_leaf: bool = False
@@ -119,18 +120,21 @@ class _Walk:
             case "bullet_list_close" | "ordered_list_close":
                 self.numbers.pop()
             case "list_item_open":
-                self._open_item()
+                self._open_item(self._line(token))
             case "blockquote_open":
                 bar = ("▌ ", _QUOTE)
-                self.containers.append(_Container(bar, bar, is_quote=True))
+                self.containers.append(_Container(bar, self._line(token), bar, is_quote=True))
             case "list_item_close" | "blockquote_close":
                 is_empty = not self.containers[-1].has_leaf
-                leaf = self._leaf("empty", token.map or [self.block[1], 0]) if is_empty else None
+                leaf = self._leaf("empty", [self.containers[-1].line]) if is_empty else None
                 self.containers.pop()
                 return leaf
         return None
 
-    def _open_item(self) -> None:
+    def _line(self, token: Token) -> int:
+        return token.map[0] if token.map else self.block[1]
+
+    def _open_item(self, line: int) -> None:
         number = self.numbers[-1]
         if number is None:
             depth = sum(1 for each in self.numbers if each is None)
@@ -138,7 +142,7 @@ class _Walk:
         else:
             marker = f"{number}. "
             self.numbers[-1] = number + 1
-        self.containers.append(_Container((" " * cells_of(marker), PLAIN), (marker, _MARKER)))
+        self.containers.append(_Container((" " * cells_of(marker), PLAIN), line, (marker, _MARKER)))
 
     def _simple_leaf(self, token: Token, before: Token | None) -> Leaf | None:
         place = token.map or [self.block[1], 0]

@@ -8,17 +8,26 @@ beginning of a line that may still become anything (`-`, `12.`, a fence, the row
 import re
 
 from llmrun.cli.chat.screen.drawers import CodeDrawer, Drawer, TableDrawer, TextDrawer, make_drawer
-from llmrun.cli.chat.screen.leaves import Leaf, find_leaves
+from llmrun.cli.chat.screen.leaves import Leaf, LeafKind, find_leaves
 from llmrun.cli.chat.screen.pane import Pane
 from llmrun.cli.output import inert
 
 __all__ = ["MarkdownStream"]
 
-_IN = r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*"
+_IN = r"(?:[ \t>]|[-*+][ \t]+|\d{1,9}[.)][ \t]+)*"
 _UNDECIDED = re.compile(_IN + r"(?:[-*+=#>|`~:_ \t]*|\d{1,9}[.)]?[ \t]*|\||\|.*|```.*|~~~.*)\Z")
-_UNDECIDED_IN_CODE = re.compile(r"[ \t>]*(?:`+|~+)?[ \t]*\Z")
+_UNDECIDED_IN_CODE = re.compile(r"[ \t>]*(?:`{1,2}|~{1,2}|```.*|~~~.*)?\Z")
 _TABLE_LINE = re.compile(_IN + r"\|")
 _DELIMITER_LINE = re.compile(r"[ \t>|:\-]*\Z")
+# A paragraph that turns out to be a heading keeps what is settled of it.
+_SAME_DRAWER: dict[LeafKind, set[LeafKind]] = {
+    "text": {"text", "heading"},
+    "heading": {"text", "heading"},
+    "code": {"code"},
+    "table": {"table"},
+    "rule": {"rule", "empty"},
+    "empty": {"rule", "empty"},
+}
 
 
 class MarkdownStream:
@@ -93,7 +102,7 @@ class MarkdownStream:
         self._parsed_length = len(visible) - (before - len(self._source))
 
     def _draw(self, leaf: Leaf, *, is_complete: bool) -> None:
-        if self._drawer is None or (self._leaf and self._leaf.kind != leaf.kind):
+        if self._drawer is None or (self._leaf and not {self._leaf.kind, leaf.kind} <= _SAME_DRAWER[leaf.kind]):
             self._drawer = make_drawer(leaf, self._pane, is_first=self._is_first)
         self._leaf = leaf
         self._drawer.update(leaf, is_complete=is_complete)
@@ -108,8 +117,9 @@ class MarkdownStream:
     def _visible(self) -> str:
         """Return the source without the end that is not decided yet."""
         above, newline, last = self._source.rpartition("\n")
-        if isinstance(self._drawer, CodeDrawer) and self._drawer.is_open:
-            return self._source if not _UNDECIDED_IN_CODE.match(last) else above + newline
+        if isinstance(self._drawer, CodeDrawer) and self._drawer.is_open and self._leaf and self._leaf.is_fenced:
+            may_end = bool(self._leaf.indent) and _UNDECIDED.match(last)  # of what the code is in
+            return above + newline if may_end or _UNDECIDED_IN_CODE.match(last) else self._source
         if isinstance(self._drawer, TableDrawer):
             return above + newline
         if not _UNDECIDED.match(last):

@@ -105,6 +105,31 @@ def test_pieces_make_no_difference(
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param("1. ```py\n   x\n   ```\n2. b\n", id="a number behind code in a list"),
+        pytest.param("1. ```py\n   x\n2. b\n", id="a number that ends code in a list"),
+        pytest.param("- > ```py\n  > x\n", id="the language of code in a quote in a list"),
+        pytest.param("some words " * 40 + "\n====\nmore", id="a long paragraph that is a heading"),
+        pytest.param("- a\n-\n  - b\n\n-\n- c", id="empty items"),
+        pytest.param("text\n| a | b |\n|---|---|\n| 1 | 2 |\ntext", id="a table right behind text"),
+        pytest.param("a `b *c` d** e **f*g*h** i\\* `` j ` k ``", id="marks within marks"),
+        pytest.param("**" + "bold words " * 60 + "too** plain", id="bold over many rows"),
+        pytest.param("**" + "bold words " * 20 + "plain", id="rows that are not bold after all"),
+        pytest.param("[" + "many words " * 15 + "](https://e.org)", id="a link over many rows"),
+        pytest.param("    code\n    more\n\n    still\ntext\n", id="indented code"),
+        pytest.param("~~~\n```\n~~~\n````\n```\n````\n", id="fences in code"),
+    ],
+)
+def test_pieces_make_no_difference_to_tricky_texts(
+    new_terminal: Any, new_pane: Callable[[Any], Any], source: str
+) -> None:
+    whole = render(new_terminal(60, 60), new_pane, [source])
+    for seed in range(5):
+        assert render(new_terminal(60, 24), new_pane, cut(source, seed)).lines() == whole.lines()
+
+
+@pytest.mark.parametrize(
     ("source", "shown"),
     [
         pytest.param("Hello *you* and `me`", ["Hello you and me"], id="a paragraph"),
