@@ -15,7 +15,7 @@ from llmrun.cli.chat.screen.code import Highlighter
 from llmrun.cli.chat.screen.inline import Inline, inline_runs, with_marks
 from llmrun.cli.chat.screen.leaves import Leaf
 from llmrun.cli.chat.screen.pane import Pane
-from llmrun.cli.chat.screen.rows import PLAIN, Row, Run, behind_characters, joined, row_cells, wrap
+from llmrun.cli.chat.screen.rows import PLAIN, Row, Run, behind_characters, joined, last_break, row_cells, wrap
 from llmrun.cli.chat.screen.table import TableShape, choose_shape, render_header, render_row, widen_shape
 
 __all__ = ["CodeDrawer", "Drawer", "TableDrawer", "TextDrawer", "make_drawer"]
@@ -137,8 +137,8 @@ class TextDrawer:
 
     def _settle_words(self, leaf: Leaf, source: str, base: Style, rows: Sequence[Row]) -> None:
         """Settle all rows but the last one, if the rest reads the same by itself, with the marks that are open."""
-        cut = max(source.rstrip().rfind(" "), source.rstrip().rfind("\n"))
-        if cut <= 0:
+        cut = last_break(source.rstrip())
+        if not cut:
             return
         above = self._parse(source[:cut], base, is_complete=False)
         settled = self._wrap(leaf, above, _gap(leaf, is_first=self._is_first))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import fence
 from markdown_it.rules_inline import StateInline, link_pairs
 from markdown_it.token import Token
 from rich.style import Style
@@ -21,6 +22,10 @@ __all__ = ["MARKDOWN", "Inline", "inline_runs", "with_marks"]
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("reference")
 """CommonMark with tables; HTML is text, and so is what looks like the definition of a link."""
+
+# Code comes first: its opening fence may look like the header of a table, until the next line is complete.
+MARKDOWN.block.ruler.disable("fence")
+MARKDOWN.block.ruler.before("table", "fence_first", fence, {"alt": ["paragraph", "reference", "blockquote", "list"]})
 
 _STYLES = {
     "em": Style(italic=True),
@@ -150,9 +155,9 @@ def _text(token: Token) -> str:
         case "hardbreak":
             return "\n"
         case "code_inline":
-            return token.content
+            return token.content.replace("\t", " ")
         case _:
-            return _LINE_BREAK.sub("\n", token.content)
+            return _LINE_BREAK.sub("\n", token.content.replace("\t", " "))
 
 
 def _image(token: Token, style: Style) -> Iterator[Run]:

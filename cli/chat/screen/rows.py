@@ -14,7 +14,7 @@ from unicodedata import category
 from rich.cells import get_character_cell_size
 from rich.style import Style
 
-__all__ = ["PLAIN", "Row", "Run", "behind_characters", "cells_of", "joined", "row_cells", "wrap"]
+__all__ = ["PLAIN", "Row", "Run", "behind_characters", "cells_of", "joined", "last_break", "row_cells", "wrap"]
 
 Run = tuple[str, Style]
 Row = tuple[Run, ...]
@@ -29,6 +29,7 @@ _IS_WIDE = re.compile(f"[{_WIDE}]")
 # Which characters begin no line, and which end none, by their category: JIS X 4051 (kinsoku), without its fine points.
 _NEVER_FIRST_CATEGORIES = frozenset(("Pe", "Pf", "Po", "Pd", "Lm", "Mn", "Me", "Cf"))
 _NEVER_LAST_CATEGORIES = frozenset(("Ps", "Pi"))
+_WITHOUT_CELLS = frozenset(("Mn", "Me", "Cf", "Cc", "Lo"))
 _SMALL_KANA = frozenset("ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ")
 _JOINS = frozenset("\u200d\ufe0e\ufe0f")
 
@@ -41,7 +42,9 @@ def _cells_at_most(text: str) -> int:
 def _character_cells(character: str) -> int:
     if character == "\ufe0f":  # makes an emoji of the character before it
         return 1
-    return 2 if "\U0001f1e6" <= character <= "\U0001f1ff" else get_character_cell_size(character)
+    if "\U0001f1e6" <= character <= "\U0001f1ff":  # half a flag
+        return 2
+    return get_character_cell_size(character) or int(category(character) not in _WITHOUT_CELLS or character == "\xad")
 
 
 def cells_of(text: str) -> int:
@@ -170,6 +173,14 @@ def _may_break(before: str, after: str) -> bool:
     if not (_IS_WIDE.match(before) or _IS_WIDE.match(after)) or after in _SMALL_KANA:
         return False
     return category(after) not in _NEVER_FIRST_CATEGORIES and category(before) not in _NEVER_LAST_CATEGORIES
+
+
+def last_break(text: str) -> int:
+    """Return the last place in a text where a row may end; 0 if there is none."""
+    for place in range(len(text) - 1, 0, -1):
+        if text[place] in " \n" or (text[place - 1] not in " \n" and _may_break(text[place - 1], text[place])):
+            return place
+    return 0
 
 
 def _parts(text: str) -> Iterator[str]:
