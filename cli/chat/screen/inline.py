@@ -3,7 +3,7 @@
 What is opened and not closed yet (`**bold`, a code span) is shown as if it were closed right behind the last word, so
 that words do not change their looks when the mark arrives; if it never does, the mark was text, and is shown as such
 at the end of the paragraph. What a few more letters could make something else of waits for them: a mark at the very
-end, a link that is not complete.
+end, a link that is not complete, an emoji that others may join (terminals join them only if they come together).
 """
 
 import re
@@ -39,7 +39,7 @@ _URL = Style(color="blue")
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _UNDECIDED_END = re.compile(
     r"""(?:
-    [*_~]+ | `+ | \\ | &\#?\w{0,12}
+    [*_~]+ | `+ | \\ | [\u200d\ufe0f\u2600-\u27bf\U0001f000-\U0001faff]+ | &\#?\w{0,12}
     | <[A-Za-z][^<>\s]{0,200}
     | !?\[[^\[\]\n]{0,200}(?:\](?:\([^()\s]{0,300})?)?
     )\Z""",

@@ -187,6 +187,13 @@ def test_wide_characters_keep_within_the_row(new_terminal: Any, new_pane: Callab
     assert whole.count("「かぎ括弧」。") == 6
 
 
+def test_emoji_that_are_joined_are_written_together(new_terminal: Any, new_pane: Callable[[Any], Any]) -> None:
+    family = "👨‍👩‍👧"
+    terminal = render(new_terminal(80), new_pane, list(f"a {family} b ❤️ c"))
+    assert family in terminal.written
+    assert "❤️" in terminal.written
+
+
 def test_a_word_longer_than_the_row_is_broken(new_terminal: Any, new_pane: Callable[[Any], Any]) -> None:
     lines = render(new_terminal(40), new_pane, cut("see " + "x" * 100 + " end", 2)).lines()
     assert "".join(lines).replace(" ", "") == "see" + "x" * 100 + "end"
