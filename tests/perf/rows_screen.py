@@ -116,15 +116,11 @@ def measure_screen(_bench: Bench) -> Iterator[Row]:
     for name, text in STREAMS.items():
         delay, plain = measure_delay(text), measure_delay(text, plain=True)
         yield Row(
-            f"`chat` at a terminal, from a piece to the screen: {name}",
-            f"{delay.median * 1000:.2f} ms",
-            "-",
-            "at most 2 ms",
-            delay.pieces,
-            (
-                f"{name}: 99 % of the pieces took at most {delay.percentile_99 * 1000:.2f} ms, the longest one "
-                f"{delay.longest * 1000:.1f} ms; with `--plain` the median is {plain.median * 1000:.3f} ms.",
-            ),
+            name=f"`chat` at a terminal, from a piece to the screen: {name}; 99 % of the pieces",
+            medians=f"{delay.median * 1000:.2f} ms; {delay.percentile_99 * 1000:.2f} ms",
+            ratio=f"`--plain`: {plain.median * 1000:.3f} ms",
+            wanted="at most 2 ms",
+            pairs=delay.pieces,
         )
 
 
