@@ -68,6 +68,8 @@ class LoadPlan:
         parallel: Sequences that are expected at once, which an engine may want to know before it loads.
         gpus: Number of GPUs to spread the model over.
         family: Catalogue family, or None.
+        flash_attention: Whether llama.cpp computes attention without a matrix of scores: `auto`, `on` or `off`.
+        tuned: When threads, micro-batch and attention were found to be faster here than the defaults; empty: never.
     """
 
     engine: EngineName
@@ -93,6 +95,8 @@ class LoadPlan:
     parallel: int = 1
     gpus: int = 1
     family: str | None = None
+    flash_attention: str = "auto"
+    tuned: str = ""
 
 
 @value

@@ -102,6 +102,12 @@ def bench(
             rich_help_panel=common.OUTPUT_PANEL,
         ),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Search for settings that are faster than the defaults, and keep them if they are."
+        ),
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -133,6 +139,7 @@ def bench(
     llmrun bench ./model.gguf -p 128,512,2048 -n 64 -d 0,4096 --threads 1,2,4
     llmrun bench ./model.gguf -b 1,4,16 --output json > today.json
     llmrun bench ./model.gguf -d 0,1024,4096 --plot depth.svg
+    llmrun bench ./model.gguf --tune
     llmrun bench --compare yesterday.json today.json
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.bench.flow import BenchRequest, execute, print_definitions
@@ -182,6 +189,7 @@ def bench(
             explain=explain,
             save=save,
             plot=plot,
+            tune=tune,
             quiet=quiet,
         )
     )

@@ -56,8 +56,8 @@ def comparison_text(found: Comparison, first: StoredResult, second: StoredResult
         lines.append(f"! {found.unmatched} rows are in one of the results only")
     lines += [
         "ratio is B / A with its 95% interval; real: found by Welch's test of the repetitions' logarithms at 5%,",
-        f"with Holm's correction for {len(found.pairs)} comparisons, and beyond a margin of {100 * DRIFT:.0f}% for what "
-        "changes from run to run;",
+        f"with Holm's correction for {len(found.pairs)} comparisons, and beyond a margin of {100 * DRIFT:.0f}% for "
+        "what changes from run to run;",
         "on a machine that others use too, measure both more than once, in turns, before you believe it",
     ]
     return inert("\n".join(lines) + "\n")

@@ -39,6 +39,7 @@ class BenchRequest:
     explain: bool
     save: bool
     plot: Path | None
+    tune: bool
     quiet: bool
 
 
@@ -49,6 +50,11 @@ def execute(request: BenchRequest) -> None:
         LlmrunError: A model cannot be found, a size cannot be measured, or every engine failed.
         SystemExit: 130 after Ctrl-C; what was done has been written.
     """
+    if request.tune:
+        from llmrun.cli.bench.tune import execute_tune
+
+        execute_tune(request)
+        return
     check_plot(request.plot)
     progress = choose_bench_progress(quiet=request.quiet)
     machine = probe_machine()

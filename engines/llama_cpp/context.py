@@ -24,6 +24,7 @@ from llmrun.errors import EngineCrashedError, ModelFileError, NotEnoughMemoryErr
 __all__ = ["Context", "can_go_back", "check_logits", "cut_sequence", "new_context", "read_logits", "run_batch"]
 
 _KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_type
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 _CONTEXT_STEP = 256
 _SPLIT_TOKENS = 256  # cells are looked at in steps of 256. Source: flash_attn_ext in ggml-cpu/ops.cpp, get_n_kv
 _ABORTED = 2  # llama_decode: the abort callback said stop
@@ -251,7 +252,7 @@ def new_context(native: Native, model: Any, plan: LoadPlan, cells: int, *, seque
     params.kv_unified = False
     params.n_threads = params.n_threads_batch = plan.threads
     params.type_k = params.type_v = _KV_TYPES[plan.kv_type]
-    params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_AUTO
+    params.flash_attn_type = _FLASH_ATTENTION[plan.flash_attention]
     params.swa_full = False
     params.no_perf = True
     native.errors.clear()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Contention", "ContentionWatch", "is_disturbed"]
+__all__ = ["Contention", "ContentionWatch", "is_disturbed", "others_share"]
 
 _STAT = Path("/proc/stat")
 _FREQUENCIES = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
@@ -45,6 +45,13 @@ class Contention:
 def is_disturbed(contention: Contention) -> bool:
     """Return whether others took so much that a figure may be theirs as well."""
     return (contention.stolen_cores or 0) > _DISTURBING or (contention.other_cores or 0) > _DISTURBING
+
+
+def others_share(seen: Sequence[Contention]) -> float:
+    """Return the cores that others took, stolen ones included, on average over several watches."""
+    seconds = sum(each.seconds for each in seen)
+    taken = sum(((each.other_cores or 0) + (each.stolen_cores or 0)) * each.seconds for each in seen)
+    return taken / seconds if seconds else 0.0
 
 
 class ContentionWatch:

@@ -24,7 +24,16 @@ from llmrun.models.types import LocalModel, ModelInfo
 if TYPE_CHECKING:
     from llmrun.engines.measure.bench import Row
 
-__all__ = ["Sibling", "find_siblings", "keep_rows", "keep_speed", "kept_speeds"]
+__all__ = [
+    "Sibling",
+    "environment_key",
+    "find_siblings",
+    "keep_rows",
+    "keep_speed",
+    "kept_key",
+    "kept_speeds",
+    "model_names",
+]
 
 _FOLDER = "measured"
 _UNUSABLE = 0.25  # half of the interval; the test that compares engines weighs what noise there is below that
@@ -47,13 +56,13 @@ def kept_speeds(
     try:
         if not (cache_folder() / _FOLDER).is_dir():
             return {}
-        names = _names(model)
+        names = model_names(model)
     except (OSError, StorageError):
         return {}
     found = {}
     for engine, facts in engines.items():
         for name in names if facts.installed else ():
-            speed = _parse(read_kept(_FOLDER, _key(name, facts, machine)), engine)
+            speed = _parse(read_kept(_FOLDER, kept_key(name, facts, machine)), engine)
             if speed is not None:
                 found[engine] = speed
                 break
@@ -68,10 +77,10 @@ def keep_speed(speed: MeasuredSpeed, model: LocalModel, info: ModelInfo, facts: 
         "quantization": info.quantization,
         "path": str(model.path),
         "reference": model.ref.text,
-        "environment": _environment(facts, machine),
+        "environment": environment_key(facts, machine),
     }
-    for name in _names(model):
-        keep(_FOLDER, _key(name, facts, machine), value)
+    for name in model_names(model):
+        keep(_FOLDER, kept_key(name, facts, machine), value)
 
 
 def keep_rows(
@@ -130,7 +139,7 @@ def find_siblings(model: LocalModel, info: ModelInfo, facts: EngineFacts, machin
     for file in files:
         try:
             value = json.loads(file.read_text(encoding="utf-8"))["value"]
-            related = value["lineage"] == _lineage(info) and value["environment"] == _environment(facts, machine)
+            related = value["lineage"] == _lineage(info) and value["environment"] == environment_key(facts, machine)
             speed = _parse(value, facts.engine)
             path = str(value["path"])
             if not related or speed is None or path == str(model.path) or not os.path.exists(path):  # noqa: PTH110
@@ -150,7 +159,7 @@ def _unusable(summary: Summary | None) -> bool:
     return summary is None or summary.relative_error is None or summary.relative_error > _UNUSABLE
 
 
-def _names(model: LocalModel) -> list[str]:
+def model_names(model: LocalModel) -> list[str]:
     """Return what a model is known by: its file as it is, and its contents where their hash is known."""
     status = model.path.stat()
     names = [f"file:{model.path.resolve()} {status.st_size} {status.st_mtime_ns}"]
@@ -159,11 +168,12 @@ def _names(model: LocalModel) -> list[str]:
     return names
 
 
-def _key(name: str, facts: EngineFacts, machine: Machine) -> str:
-    return f"{facts.engine}\n{name}\n{_environment(facts, machine)}"
+def kept_key(name: str, facts: EngineFacts, machine: Machine) -> str:
+    """Return what a model's measurements on an engine are kept under."""
+    return f"{facts.engine}\n{name}\n{environment_key(facts, machine)}"
 
 
-def _environment(facts: EngineFacts, machine: Machine) -> str:
+def environment_key(facts: EngineFacts, machine: Machine) -> str:
     """Return engine and machine as they are; memory in whole GiB, because it differs by pages from boot to boot."""
     gpus = [f"{gpu.name} {gpu.driver}" for gpu in machine.gpus]
     cpu = machine.cpu

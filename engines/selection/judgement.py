@@ -138,9 +138,22 @@ def _make_plan(subject: Subject, setting: Setting, engine: EngineName) -> tuple[
     if subject.info is None:
         return None, ()
     path = subject.label if subject.model is None else subject.model
-    return make_plan(
+    plan, notices = make_plan(
         engine, path, subject.info, setting.machine, setting.request, gpu_support=setting.gpu_support(engine)
     )
+    return _tuned(plan, subject, setting), notices
+
+
+def _tuned(plan: LoadPlan, subject: Subject, setting: Setting) -> LoadPlan:
+    """Return the plan with what was found to be faster here, where nothing else was asked for."""
+    if not setting.measured or subject.model is None or not cache_folder().joinpath("tuned").is_dir():
+        return plan
+    from llmrun.engines.measure.tuned import with_tuning
+
+    facts = setting.engines.get(plan.engine)
+    if facts is None or subject.info is None:
+        return plan
+    return with_tuning(plan, setting.request, subject.model, subject.info, facts, setting.machine)
 
 
 def _refusal(subject: Subject, setting: Setting, engine: EngineName) -> NotEnoughMemoryError | None:

@@ -1,0 +1,94 @@
+"""What tuning found to be faster on this machine, kept like measured speeds, and put into plans.
+
+It counts where nothing else was asked for, and only for the model, the engine's installation and the machine that it
+was found with. The type of the KV cache and the layers on a GPU are not put into plans: the one changes answers, and
+the other what fits in memory. Attention with a matrix of scores takes memory for them, so it is left out where memory
+is short.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+from llmrun.engines.installed.facts import EngineFacts
+from llmrun.engines.installed.kept import forget, keep, read_kept
+from llmrun.engines.measure.store import kept_key, model_names
+from llmrun.engines.memory.types import SHARE, PlanRequest
+from llmrun.engines.types import LoadPlan
+from llmrun.hardware.types import Machine
+from llmrun.models.types import LocalModel, ModelInfo
+
+__all__ = ["Tuning", "forget_tuning", "keep_tuning", "kept_tuning", "with_tuning"]
+
+_FOLDER = "tuned"
+_FLASH = ("auto", "on", "off")
+_MOST_BATCH_TOKENS = 512  # what memory plans reckon with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """Settings that were really faster than the defaults.
+
+    Attributes:
+        created: When, as `2026-11-25`.
+        gain: How many times as fast; low and high are its 95% interval.
+    """
+
+    created: str
+    threads: int
+    batch_tokens: int
+    flash_attention: str
+    gain: float
+    low: float
+    high: float
+
+
+def keep_tuning(tuning: Tuning, model: LocalModel, facts: EngineFacts, machine: Machine) -> None:
+    """Keep what was found."""
+    for name in model_names(model):
+        keep(_FOLDER, kept_key(name, facts, machine), asdict(tuning))
+
+
+def forget_tuning(model: LocalModel, facts: EngineFacts, machine: Machine) -> None:
+    """Forget what was found before: the defaults are as fast."""
+    for name in model_names(model):
+        forget(_FOLDER, kept_key(name, facts, machine))
+
+
+def kept_tuning(model: LocalModel, facts: EngineFacts, machine: Machine) -> Tuning | None:
+    """Return what was found, or None; a damaged record counts as none."""
+    for name in model_names(model):
+        try:
+            found = Tuning(**read_kept(_FOLDER, kept_key(name, facts, machine)))
+            sound = found.flash_attention in _FLASH and 1 <= found.batch_tokens <= _MOST_BATCH_TOKENS
+            if sound and 1 <= found.threads <= machine.cpu.logical_cores:
+                return found
+        except TypeError:
+            continue
+    return None
+
+
+def with_tuning(
+    plan: LoadPlan, request: PlanRequest, model: LocalModel, info: ModelInfo, facts: EngineFacts, machine: Machine
+) -> LoadPlan:
+    """Return the plan with what was found for it, if the user left these choices open."""
+    usual = PlanRequest()
+    asked = (request.threads, request.gpu_layers, request.kv_type, request.parallel)
+    if asked != (usual.threads, usual.gpu_layers, usual.kv_type, usual.parallel) or plan.vocabulary_only:
+        return plan
+    found = kept_tuning(model, facts, machine)
+    if found is None or not _fits(plan, found, info, machine):
+        return plan
+    return replace(
+        plan,
+        threads=found.threads,
+        batch_tokens=found.batch_tokens,
+        flash_attention=found.flash_attention,
+        tuned=found.created,
+    )
+
+
+def _fits(plan: LoadPlan, found: Tuning, info: ModelInfo, machine: Machine) -> bool:
+    """Return whether there is room for the scores of attention: one for each head, token of a batch, and cell."""
+    if found.flash_attention != "off":
+        return True
+    scores = 4 * info.heads * found.batch_tokens * plan.context_length
+    return plan.estimated_bytes + scores <= SHARE * machine.memory.available_bytes
