@@ -20,6 +20,7 @@ from bench import Bench
 from pairs import HEADING, Row
 from peers import find_peers, find_xllamacpp
 from rows_batch import measure_batch_command, measure_batch_vllm
+from rows_bench import measure_bench
 from rows_command import measure_cold_start, measure_memory, measure_prefix_cache, measure_warm_start
 from rows_ctransformers import measure_ctransformers
 from rows_decode import measure_bandwidth_share, measure_batch, measure_contention, measure_lookup
@@ -37,6 +38,7 @@ _BEGIN = "<!-- tables: written by `make perf` -->"
 _END = "<!-- end of the tables -->"
 _PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "bench": measure_against_bench,
+    "measuring": measure_bench,
     "xllamacpp": measure_against_xllamacpp,
     "cold": measure_cold_start,
     "warm": measure_warm_start,
