@@ -242,8 +242,9 @@ def _keep(chat: Chat, streamed: Streamed, sampling: SamplingOptions) -> None:
 def _report(chat: Chat, streamed: Streamed, sampling: SamplingOptions) -> None:
     """Say what it took, and what was odd about it."""
     if streamed.done is None:
-        chat.view.notice(f"{chat.model.engine} did not stop within a second and was ended; it is loaded again")
-        chat.model.restart()
+        chat.view.notice(f"{chat.model.engine} did not stop within a second and was ended")
+        if chat.is_interactive:
+            chat.model.restart()
     else:
         stats = streamed.done.stats
         chat.last_stats = (stats, streamed.first_seconds)

@@ -19,6 +19,7 @@ from llmrun.errors import ModelFileError, StorageError, UsageError
 __all__ = ["SUFFIX", "Loaded", "SessionFile", "read_session"]
 
 SUFFIX = ".jsonl"
+_BEGINNING = b'{"type": "session"'
 _MAX_BYTES = 1 << 30
 
 
@@ -27,12 +28,12 @@ class Loaded:
     """What a session file holds.
 
     Attributes:
-        header: Its first line.
+        header: Its first line; None if that was cut off, so that there is nothing.
         records: The others, in order.
         torn_bytes: How many bytes at its end are no whole line.
     """
 
-    header: Header
+    header: Header | None
     records: tuple[Record, ...]
     torn_bytes: int
 
@@ -58,7 +59,9 @@ def _parse(path: Path, data: bytes) -> Loaded:
     whole = data.rfind(b"\n") + 1
     lines = data[:whole].split(b"\n")[:-1]
     if not lines:
-        raise ModelFileError(f"{path} is no session: it has no whole line")
+        if data[: len(_BEGINNING)] != _BEGINNING[: len(data)]:
+            raise ModelFileError(f"{path} is no session: it has no whole line")
+        return Loaded(header=None, records=(), torn_bytes=len(data))
     records: list[Record] = []
     header: Header | None = None
     try:
@@ -95,6 +98,7 @@ class SessionFile:
         self.loaded: Loaded | None = None
         self._header = header
         self._descriptor: int | None = None
+        self._has_header = False
         try:
             self._open()
         except BaseException:
@@ -106,6 +110,7 @@ class SessionFile:
             return
         self._descriptor = self._open_descriptor(os.O_RDWR)
         self.loaded = read_session(self.path)
+        self._has_header = self.loaded.header is not None
         if self.loaded.torn_bytes:
             self._cut(os.fstat(self._descriptor).st_size - self.loaded.torn_bytes)
 
@@ -135,7 +140,7 @@ class SessionFile:
     @property
     def exists(self) -> bool:
         """Whether anything was written yet."""
-        return self._descriptor is not None
+        return self._has_header
 
     def append(self, *records: Record) -> None:
         """Write records to the end; when this returns, they are on the disk. All of them are, or none.
@@ -143,21 +148,23 @@ class SessionFile:
         Raises:
             StorageError: The disk is full, or the file cannot be written; what was there before still is.
         """
-        new = self._descriptor is None
         lines = [encode_record(record) for record in records]
-        if self._descriptor is None:
+        if not self._has_header:
             lines.insert(0, encode_record(self._header))
+        is_new = self._descriptor is None
+        if self._descriptor is None:
             self._descriptor = self._open_descriptor(os.O_RDWR | os.O_CREAT | os.O_EXCL)
         before = os.fstat(self._descriptor).st_size
         try:
             _write(self._descriptor, b"".join(lines))
             os.fsync(self._descriptor)
-            if new:
+            if is_new:
                 _sync_folder(self.path.parent)
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, before)
             raise _storage_error(self.path, error) from error
+        self._has_header = True
 
     def close(self) -> None:
         """Let go of it. May be called again."""

@@ -150,7 +150,7 @@ def kill_at_random(
         process.stdout.close()
         expected += questions[:lines]
         finished += lines
-        if path.exists() and path.stat().st_size:
+        if path.exists():
             loaded = read_session(path)
             torn += loaded.torn_bytes > 0
             conversation = replay(loaded.records)
@@ -158,6 +158,9 @@ def kill_at_random(
             assert [question for question in expected if question not in set(answered)] == []
             assert all(turn.answer is not None for turn in conversation.turns[:-1])
             assert all(turn.answer.content == "an answer of some words" for turn in conversation.turns if turn.answer)
+    last = start("chat", model, "--session", path.stem, env=fake(answer="the end"), stdin=subprocess.PIPE)
+    assert last.communicate(b"and now?\n")[0] == b"the end\n"
+    assert last.returncode == 0
     return KILLS // LANES, finished, torn
 
 

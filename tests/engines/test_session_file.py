@@ -94,6 +94,7 @@ def test_a_session_appears_with_its_first_record_and_is_private(folder: Path) ->
     with sessions.open_session("a") as session:
         assert session.loaded is not None
         assert session.loaded.records[1] == said("one")
+        assert session.loaded.header is not None
         assert session.loaded.header.program.startswith("llmrun ")
 
 
@@ -163,10 +164,42 @@ def test_a_damaged_file_is_refused_with_the_line(tmp_path: Path, line: int, text
     assert path.read_bytes() == before
 
 
-def test_an_empty_file_is_no_session(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b"")
-    with pytest.raises(ModelFileError):
-        SessionFile(tmp_path / "a.jsonl", HEADER)
+@pytest.mark.parametrize("size", [0, 1, 17, 18, 40])
+def test_a_file_that_was_just_begun_is_begun_again(tmp_path: Path, size: int) -> None:
+    """Killed between making the file and writing the end of its first line."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(encode_record(HEADER)[:size])
+    assert read_session(path).records == ()
+    with SessionFile(path, HEADER) as session:
+        assert not session.exists
+        assert path.stat().st_size == 0
+        session.append(MODEL, said("one"))
+        assert session.exists
+    assert read_session(path).header == HEADER
+    assert read_session(path).records == (MODEL, said("one"))
+
+
+@pytest.mark.parametrize("data", [b"some text", b"{", b'{"type": "message"'])
+def test_a_file_of_another_kind_without_a_line(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(data + b"x")
+    with pytest.raises(ModelFileError, match="no whole line"):
+        SessionFile(path, HEADER)
+    assert path.read_bytes() == data + b"x"
+
+
+def test_a_full_disk_at_the_beginning_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with SessionFile(tmp_path / "a.jsonl", HEADER) as session:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+        try:
+            with pytest.raises(StorageError):
+                session.append(said("one"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not session.exists
+        session.append(said("two"))
+    assert read_session(tmp_path / "a.jsonl").records == (said("two"),)
 
 
 def test_two_chats_cannot_have_one_session() -> None:
