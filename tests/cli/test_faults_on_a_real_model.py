@@ -18,8 +18,18 @@ SHORT = ("--temperature", "0", "--max-tokens", "8")
 def with_template(model: Path, folder: Path, template: str | None) -> Path:
     """Copy a model, with another template."""
     path = folder / "changed.gguf"
-    change = ["--remove-metadata", "tokenizer.chat_template"] if template is None else ["--chat-template", template]
-    command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--force", *change, model, path]
+    change: list[str | Path] = (
+        ["--remove-metadata", "tokenizer.chat_template"] if template is None else ["--chat-template", template]
+    )
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "gguf.scripts.gguf_new_metadata",
+        "--force",
+        *change,
+        model,
+        path,
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return path
 
