@@ -138,13 +138,15 @@ def kill_at_random(
         questions = [f"{lane}-{kill}-{number} " + "é" * random_numbers.randrange(200) for number in range(100)]
         process.stdin.write("".join(question + "\n" for question in questions).encode())
         process.stdin.flush()
+        waited: list[bytes] = []
         if kill % 3 == 0:  # at any moment from its start
             time.sleep(random_numbers.uniform(0, 0.5))
         else:  # in the midst of the conversation
+            waited = [process.stdout.readline() for _ in range(random_numbers.randrange(4))]
             process.stdout.read(1)
             time.sleep(random_numbers.uniform(0, 0.08))
         process.send_signal(signal.SIGKILL)
-        lines = process.stdout.read().count(b"\n")
+        lines = len(waited) + process.stdout.read().count(b"\n")
         process.wait()
         process.stdin.close()
         process.stdout.close()
@@ -175,7 +177,7 @@ def test_killed_at_200_random_moments(start_llmrun: Start, model: Path, environm
         ]
         results = [lane.result() for lane in lanes]
     assert sum(kills for kills, _, _ in results) == KILLS
-    assert sum(finished for _, finished, _ in results) > KILLS  # the kills were in the midst of conversations
+    assert sum(finished for _, finished, _ in results) > KILLS // 2  # in the midst of conversations, as was waited for
 
 
 @pytest.mark.engine
