@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from llmrun.cli import early
 from llmrun.cli.batch_progress import BatchCounts, choose_batch_progress
 from llmrun.cli.batch_results import FileSink, OutSink, Sink
-from llmrun.cli.first_use import before_download
 from llmrun.cli.loading import wait_loaded
 from llmrun.cli.output import report_line, write_json
+from llmrun.cli.preparing import prepare_asked, prepare_otherwise
 from llmrun.cli.progress import choose_progress, format_seconds
 from llmrun.cli.signals import StopRequest, stop_descriptor
 from llmrun.cli.standby.starting import leave_standby
@@ -29,7 +29,7 @@ from llmrun.engines.batch.request import BatchDefaults, BatchItem
 from llmrun.engines.batch.results import Known, ResultFile, exists_error
 from llmrun.engines.batch.runner import BatchRunner
 from llmrun.engines.client import Interrupted, WorkerClient
-from llmrun.engines.prepare import Prepared, prepare, prepare_next
+from llmrun.engines.prepare import Prepared
 from llmrun.engines.prompting import conversation_prompt, remember_tokens, verbatim_prompt
 from llmrun.engines.selection.select import fallback_notice
 from llmrun.engines.warm.flow import release
@@ -157,15 +157,7 @@ def _tell_of_before(command: BatchCommand, known: Known, census: Census) -> None
 
 def _prepare(command: BatchCommand) -> Prepared:
     run = command.run
-    prepared = prepare(
-        run.model,
-        run.plan,
-        engine=run.engine,
-        offline=run.offline,
-        progress=choose_progress(quiet=run.quiet),
-        draft=run.draft,
-        before_download=before_download(yes=run.yes, quiet=run.quiet),
-    )
+    prepared = prepare_asked(run, run.sampling)
     fallback = fallback_notice(prepared.selection, run.model)
     command.note(*prepared.notices, *((fallback,) if fallback else ()))
     if run.draft is not None:
@@ -195,7 +187,11 @@ def _answer_all(
             try:
                 _attempt(command, prepared, batch, census, counts, sink, stop)
             except (EngineCrashedError, NoUsableEngineError) as error:
-                following = None if counts.done > counts.before else _another_way(command, prepared)
+                following = (
+                    None
+                    if counts.done > counts.before
+                    else prepare_otherwise(command.run, prepared, command.run.sampling)
+                )
                 if following is None:
                     raise
                 command.note(f"{error.message}; trying {following.plan.engine}", *following.notices)
@@ -206,12 +202,6 @@ def _answer_all(
         except Exception:
             _tell_of_the_rest(command, counts)
             raise
-
-
-def _another_way(command: BatchCommand, prepared: Prepared) -> Prepared | None:
-    if prepared.worker is not None:
-        return _prepare(command)
-    return prepare_next(prepared) if command.run.fallback else None
 
 
 def _tell_of_the_rest(command: BatchCommand, counts: BatchCounts) -> None:

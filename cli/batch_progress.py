@@ -8,8 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from llmrun.cli.output import inert, report_line
-from llmrun.cli.progress import LINE_EVERY_SECONDS, format_seconds
+from llmrun.cli.output import report_line
+from llmrun.cli.progress import LINE_EVERY_SECONDS, format_seconds, say_above
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -172,12 +172,7 @@ class _Bar:
 
     def note(self, text: str) -> None:
         """Say a line above the bar."""
-        if self._bars is None:
-            report_line(f"llmrun: {text}")
-        else:
-            self._bars.console.print(
-                inert(f"llmrun: {text}"), markup=False, highlight=False, emoji=False, soft_wrap=True
-            )
+        say_above(self._bars, text)
 
     def finish(self) -> None:
         """Take it away."""

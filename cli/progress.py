@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import ProgressColumn, TextColumn
 
-__all__ = ["PlainProgress", "TerminalProgress", "choose_progress", "format_seconds", "format_size"]
+__all__ = ["PlainProgress", "TerminalProgress", "choose_progress", "format_seconds", "format_size", "say_above"]
 
 LINE_EVERY_SECONDS = 10.0
 LINE_EVERY_PERCENT = 10
@@ -178,12 +178,15 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """Say a line above the bar."""
-        if self._bars is None:
-            report_line(f"llmrun: {text}")
-        else:
-            self._bars.console.print(
-                inert(f"llmrun: {text}"), markup=False, highlight=False, emoji=False, soft_wrap=True
-            )
+        say_above(self._bars, text)
+
+
+def say_above(bars: "Bars | None", text: str) -> None:
+    """Say a line above a bar, or just say it where none is drawn."""
+    if bars is None:
+        report_line(f"llmrun: {text}")
+    else:
+        bars.console.print(inert(f"llmrun: {text}"), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _bytes_bar() -> "Bars":

@@ -5,26 +5,27 @@ rendering the prompt, importing the terminal library) happens while it imports i
 """
 
 import gc
-import os
 import time
-from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrun.cli import early
+from llmrun.cli.answering import events_until_stopped
 from llmrun.cli.loading import wait_loaded
 from llmrun.cli.output import TerminalWriter, report_line, write_json, write_out
+from llmrun.cli.preparing import prepare_asked, prepare_otherwise
 from llmrun.cli.prompt_input import PromptInput, read_prompt
 from llmrun.cli.run_prompt import ModelPrompt, render_fitting, render_whole
-from llmrun.cli.run_report import answer_document, dry_run_document, finish_notice, stats_lines
+from llmrun.cli.run_report import answer_document, dry_run_document, stats_lines
 from llmrun.cli.signals import interrupt_descriptor
 from llmrun.cli.standby.starting import leave_standby
-from llmrun.engines.client import Interrupted, WorkerClient
+from llmrun.engines.answer_fields import finish_notice
+from llmrun.engines.client import WorkerClient
 from llmrun.engines.plan import PlanRequest
-from llmrun.engines.prepare import Prepared, prepare, prepare_next
+from llmrun.engines.prepare import Prepared
 from llmrun.engines.selection.select import fallback_notice
-from llmrun.engines.types import Delta, Done, EngineName, Event, FinishReason, Notice, SamplingOptions, TokenLogprob
+from llmrun.engines.types import Delta, Done, EngineName, FinishReason, Notice, SamplingOptions, TokenLogprob
 from llmrun.engines.warm.flow import release, slow_start_hint
 from llmrun.errors import EngineCrashedError, ExitCode, NoUsableEngineError
 from llmrun.values import value
@@ -101,7 +102,7 @@ def execute(request: RunRequest) -> None:
     notices = _Notices(quiet=request.quiet)
     prompt = _read_prompt(request)
     notices.add(*prompt.notices)
-    prepared = _prepare(request)
+    prepared = prepare_asked(request, request.sampling)
     notices.add(*prepared.notices)
     fallback = fallback_notice(prepared.selection, request.model)
     if fallback:
@@ -115,7 +116,7 @@ def execute(request: RunRequest) -> None:
         _attempt(request, prompt, prepared, notices, shown)
     except (EngineCrashedError, NoUsableEngineError) as error:
         # Half an answer of one engine must not be followed by a whole one of another.
-        following = None if shown else _another_way(request, prepared)
+        following = None if shown else prepare_otherwise(request, prepared, request.sampling)
         if following is None:
             raise
         notices.add(f"{error.message}; trying {following.plan.engine}", *following.notices)
@@ -132,29 +133,6 @@ def _read_prompt(request: RunRequest) -> PromptInput:
 
         return recorded_prompt(request.replay, quiet=request.quiet)
     return read_prompt(request.prompt, request.files, quiet=request.quiet)
-
-
-def _prepare(request: RunRequest) -> Prepared:
-    from llmrun.cli.first_use import before_download
-    from llmrun.cli.progress import choose_progress
-
-    return prepare(
-        request.model,
-        request.plan,
-        engine=request.engine,
-        offline=request.offline,
-        progress=choose_progress(quiet=request.quiet),
-        draft=request.draft,
-        before_download=before_download(yes=request.yes, quiet=request.quiet),
-        sampling=request.sampling,
-    )
-
-
-def _another_way(request: RunRequest, prepared: Prepared) -> Prepared | None:
-    """Return what to try after a crash: a new process where an old one died, else the next engine, if it is wanted."""
-    if prepared.worker is not None:
-        return _prepare(request)
-    return prepare_next(prepared, request.sampling) if request.fallback else None
 
 
 def _attempt(request: RunRequest, prompt: PromptInput, prepared: Prepared, notices: _Notices, shown: list[str]) -> None:
@@ -216,7 +194,7 @@ def _answer(
     done = streamed.done
     if done is None:
         raise SystemExit(ExitCode.INTERRUPTED)
-    notices.add(*finish_notice(done, request.sampling, prepared.plan))
+    notices.add(*finish_notice(done, f"--max-tokens {request.sampling.max_tokens}", prepared.plan.context_length))
     outcome = _record(request, prepared, prompt, streamed.text, done)
     notices.add(*outcome.notices)
     if request.json_output:
@@ -258,39 +236,24 @@ def _stream(
     first_seconds = 0.0
     done: Done | None = None
     try:
-        for event in _events(worker):
-            match event:
-                case Delta():
-                    first_seconds = first_seconds or time.perf_counter() - started
-                    text.append(event.text)
-                    logprobs += event.logprobs
-                    if writer is not None:
-                        shown.append(event.text)
-                        writer.write(event.text)
-                case Notice():
-                    notices.add(event.text)
-                case Done():
-                    done = event
+        with interrupt_descriptor() as descriptor:
+            for event in events_until_stopped(worker, descriptor):
+                match event:
+                    case Delta():
+                        first_seconds = first_seconds or time.perf_counter() - started
+                        text.append(event.text)
+                        logprobs += event.logprobs
+                        if writer is not None:
+                            shown.append(event.text)
+                            writer.write(event.text)
+                    case Notice():
+                        notices.add(event.text)
+                    case Done():
+                        done = event
     finally:
         if writer is not None:
             writer.end()
     return _Streamed(text="".join(text), logprobs=logprobs, first_seconds=first_seconds, done=done)
-
-
-def _events(worker: WorkerClient) -> Iterator[Event]:
-    """Yield the events of the answer; on Ctrl-C ask the engine to stop, on a second one end it."""
-    with interrupt_descriptor() as descriptor:
-        worker.interrupt_descriptor = descriptor
-        try:
-            yield from worker.events()
-        except Interrupted:
-            os.read(descriptor, 64)
-            try:
-                yield from worker.cancel()
-            except Interrupted:
-                worker.kill()
-        finally:
-            worker.interrupt_descriptor = None
 
 
 def _wait_loaded(worker: WorkerClient, prepared: Prepared, *, quiet: bool) -> int:

@@ -1,46 +1,20 @@
 """What `run` says about an answer besides its text: notices, a line of statistics, and the JSON documents."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from llmrun.engines.answer_fields import decode_rate, logprob_fields, overflow_fields, prefill_rate, value_fields
 from llmrun.engines.prepare import Prepared
-from llmrun.engines.types import Done, FinishReason, LoadPlan, SamplingOptions, Stats, TokenLogprob
+from llmrun.engines.types import Done, SamplingOptions, Stats, TokenLogprob
 from llmrun.models.prompt.conversation import RenderedPrompt
 
 if TYPE_CHECKING:
     from llmrun.engines.conversation.shorten import Shortened
 
-__all__ = ["answer_document", "dry_run_document", "finish_notice", "stats_lines"]
+__all__ = ["answer_document", "dry_run_document", "stats_lines"]
 
 SCHEMA_VERSION = 1
-
-
-def finish_notice(done: Done, sampling: SamplingOptions, plan: LoadPlan) -> tuple[str, ...]:
-    """Say when an answer was cut, and by what, or is empty; nothing when the model ended it after some words."""
-    if done.finish_reason is FinishReason.STOP and not done.stats.completion_tokens:
-        return ("the model ended its answer before the first word",)
-    match done.finish_reason:
-        case FinishReason.LENGTH:
-            return (f"the answer was cut at --max-tokens {sampling.max_tokens}",)
-        case FinishReason.CONTEXT:
-            return (f"the answer was cut: the context of {plan.context_length:,} tokens is full",)
-        case _:
-            return ()
-
-
-def prefill_rate(stats: Stats) -> float:
-    """Return tokens of the prompt that were processed, per second; those from a cache do not count."""
-    processed = stats.prompt_tokens - stats.cached_tokens
-    return processed / stats.prefill_seconds if stats.prefill_seconds > 0 else 0.0
-
-
-def decode_rate(stats: Stats) -> float:
-    """Return tokens per second after the first: (n - 1) / (t_last - t_first), as vLLM defines it."""
-    if stats.completion_tokens < 2 or stats.decode_seconds <= 0:
-        return 0.0
-    return (stats.completion_tokens - 1) / stats.decode_seconds
 
 
 def stats_lines(
@@ -98,8 +72,8 @@ def answer_document(
     return {
         "version": SCHEMA_VERSION,
         "text": text,
-        **_value(text, sampling, done),
-        **({} if sampling.logprobs is None else {"logprobs": [_logprob(token) for token in logprobs]}),
+        **value_fields(text, sampling, done),
+        **logprob_fields(logprobs, sampling),
         "finish_reason": done.finish_reason,
         "usage": {
             "prompt_tokens": stats.prompt_tokens,
@@ -125,35 +99,8 @@ def answer_document(
         },
         "sampling": asdict(sampling),
         "template": rendered.template_source,
-        "overflow": _overflow(shortened),
+        "overflow": overflow_fields(shortened),
         "notices": notices,
-    }
-
-
-def _value(text: str, sampling: SamplingOptions, done: Done) -> dict[str, Any]:
-    """Return the answer as the value that a schema promised; None when it was cut before its end."""
-    if sampling.json_schema is None:
-        return {}
-    try:
-        return {"value": json.loads(text) if done.finish_reason is FinishReason.STOP else None}
-    except ValueError:
-        return {"value": None}
-
-
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    top = [{"id": number, "text": text, "logprob": logprob} for number, text, logprob in token.top]
-    return {"id": token.id, "text": token.text, "logprob": token.logprob, "top": top}
-
-
-def _overflow(shortened: "Shortened | None") -> dict[str, Any] | None:
-    """Return what was left out of the prompt; None when nothing was."""
-    if shortened is None:
-        return None
-    return {
-        "policy": shortened.policy,
-        "prompt_tokens": shortened.prompt_tokens,
-        "left_out_tokens": shortened.left_out_tokens,
-        "reserved_tokens": shortened.reserved_tokens,
     }
 
 
@@ -168,7 +115,7 @@ def dry_run_document(
         "tokens": tokens,
         "token_count": len(tokens),
         "context_length": prepared.plan.context_length,
-        "overflow": _overflow(shortened),
+        "overflow": overflow_fields(shortened),
         "model": _model(prepared),
         "engine": {"name": prepared.plan.engine, "because": prepared.selection.because},
     }

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llmrun.cli.output import inert, report_line
-from llmrun.cli.progress import PlainProgress, format_seconds
+from llmrun.cli.progress import PlainProgress, format_seconds, say_above
 from llmrun.progress import SILENT, StagedProgress, Unit
 
 if TYPE_CHECKING:
@@ -76,7 +76,4 @@ class StillProgress:
 
     def note(self, text: str) -> None:
         """Say a line above the bar."""
-        if self._bars is None:
-            report_line(f"llmrun: {text}")
-        else:
-            self._bars.console.print(inert(f"llmrun: {text}"), markup=False, highlight=False, emoji=False)
+        say_above(self._bars, text)

@@ -4,21 +4,21 @@ Whatever ends an answer, what there was of it is on the disk before this returns
 Ctrl-C raises nothing: it makes a descriptor readable, which is watched together with the engine's messages.
 """
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from llmrun.cli.answering import events_until_stopped, heed
 from llmrun.cli.chat.fitting import fitted_prompt
 from llmrun.cli.chat.state import Chat, describe_error
 from llmrun.cli.chat.turns import AnswerStatus, AnswerView
 from llmrun.cli.options import LARGEST_SEED
-from llmrun.engines.client import Interrupted, WorkerClient
+from llmrun.engines.answer_fields import decode_rate, finish_notice
+from llmrun.engines.client import Interrupted
 from llmrun.engines.conversation.reasoning import Piece, ReasoningSplitter, opening_mark
 from llmrun.engines.conversation.records import MessageRecord
 from llmrun.engines.conversation.sessions import now
-from llmrun.engines.types import Delta, Done, Event, FinishReason, Notice, SamplingOptions, Stats
+from llmrun.engines.types import Delta, Done, FinishReason, Notice, SamplingOptions, Stats
 from llmrun.errors import (
     EngineCrashedError,
     EngineTimeoutError,
@@ -62,7 +62,7 @@ def answer_newest(chat: Chat) -> None:
                 raise
             _answer(chat)
     except Interrupted:
-        _heed(chat.interrupt)
+        heed(chat.interrupt)
         chat.view.notice("stopped before the first word; the turn waits for /retry, or for another one in its place")
         if not chat.is_interactive:
             raise SystemExit(ExitCode.INTERRUPTED) from None
@@ -173,7 +173,7 @@ def _stream(
     worker = chat.model.worker
     worker.send_generate(rendered.segments, sampling)
     try:
-        for event in _events(worker, chat.interrupt):
+        for event in events_until_stopped(worker, chat.interrupt):
             match event:
                 case Delta():
                     if not streamed.begun:
@@ -188,31 +188,6 @@ def _stream(
             streamed.begin()
     finally:
         streamed.finish()
-
-
-def _events(worker: WorkerClient, interrupt: int) -> Iterator[Event]:
-    """Yield the events of the answer; on Ctrl-C ask the engine to stop, on a second one end it."""
-    worker.interrupt_descriptor = interrupt
-    try:
-        yield from worker.events()
-    except Interrupted:
-        _heed(interrupt)
-        try:
-            yield from worker.cancel()
-        except Interrupted:
-            _heed(interrupt)
-            worker.kill()
-    except EngineTimeoutError:  # it will not hear the next request either
-        worker.kill()
-        raise
-    finally:
-        worker.interrupt_descriptor = None
-
-
-def _heed(interrupt: int) -> None:
-    """Take note of a Ctrl-C, so that it does not end the next answer too."""
-    with contextlib.suppress(BlockingIOError):
-        os.read(interrupt, 64)
 
 
 def _keep(chat: Chat, streamed: Streamed, sampling: SamplingOptions) -> None:
@@ -249,8 +224,7 @@ def _report(chat: Chat, streamed: Streamed, sampling: SamplingOptions) -> None:
         stats = streamed.done.stats
         chat.last_stats = (stats, streamed.first_seconds)
         chat.view.status(_status(chat, stats, streamed.first_seconds))
-        text = _finish_text(streamed.done, sampling, chat.model.context_length)
-        if text:
+        for text in finish_notice(streamed.done, f"max-tokens {sampling.max_tokens}", chat.model.context_length):
             chat.view.notice(text)
     if streamed.cancelled:
         if not (streamed.content or streamed.reasoning):
@@ -260,26 +234,11 @@ def _report(chat: Chat, streamed: Streamed, sampling: SamplingOptions) -> None:
 
 
 def _status(chat: Chat, stats: Stats, first_seconds: float) -> AnswerStatus:
-    counted = stats.completion_tokens - 1
-    rate = counted / stats.decode_seconds if counted > 0 and stats.decode_seconds > 0 else 0.0
     return AnswerStatus(
         completion_tokens=stats.completion_tokens,
-        decode_tokens_per_second=rate,
+        decode_tokens_per_second=decode_rate(stats),
         first_seconds=first_seconds,
         context_used=stats.prompt_tokens + stats.completion_tokens,
         context_length=chat.model.context_length,
         engine=chat.model.engine,
     )
-
-
-def _finish_text(done: Done, sampling: SamplingOptions, context_length: int) -> str | None:
-    """Return why an answer was cut or is empty; None when the model ended it after some words."""
-    match done.finish_reason:
-        case FinishReason.LENGTH:
-            return f"the answer was cut at max-tokens {sampling.max_tokens}"
-        case FinishReason.CONTEXT:
-            return f"the answer was cut: the context of {context_length:,} tokens is full"
-        case FinishReason.STOP if not done.stats.completion_tokens:
-            return "the model ended its answer before the first word"
-        case _:
-            return None

@@ -151,7 +151,7 @@ def chat(
     execute(
         ChatRequest(
             model=ModelRequest(
-                reference=model,
+                model=model,
                 engine=None if engine is None else EngineName(engine),
                 plan=PlanRequest(
                     context_length=context_length,

@@ -11,6 +11,7 @@ from llmrun.cli.chat.clipboard import copy_text
 from llmrun.cli.chat.export import export_conversation
 from llmrun.cli.chat.model import ChatModel, ModelRequest
 from llmrun.cli.chat.state import Chat, count_turns, shortened
+from llmrun.cli.preparing import prepare_asked
 from llmrun.engines.conversation.records import MessageRecord
 from llmrun.engines.conversation.session_file import read_session
 from llmrun.engines.conversation.sessions import check_name, open_session, session_names, session_path
@@ -25,7 +26,7 @@ def model(chat: Chat, text: str) -> None:
     if not text:
         chat.view.notice(f"{chat.model.short_name} on {chat.model.engine}")
         return
-    request = replace(chat.model.request, reference=text, draft=None)  # another model has another vocabulary
+    request = replace(chat.model.request, model=text, draft=None)  # another model has another vocabulary
     with _plain_interrupts():
         request, prepared = _prepare_on_some_engine(chat, request)
     chat.view.notice("".join(f"{note}; " for note in chat.model.close()) + f"loading {text}, on {prepared.plan.engine}")
@@ -35,7 +36,7 @@ def model(chat: Chat, text: str) -> None:
         chat.model.wait(chat.interrupt)
     except LlmrunError:
         chat.model.close()
-        chat.view.notice(f"going back to {before.request.reference}")
+        chat.view.notice(f"going back to {before.request.model}")
         before.restart()
         chat.model = before
         raise
@@ -57,11 +58,11 @@ def _prepare_on_some_engine(chat: Chat, request: ModelRequest) -> tuple[ModelReq
 def _prepare_beside(chat: Chat, request: ModelRequest) -> Prepared:
     """Prepare a model while another one is loaded; if both do not fit in memory, without that one."""
     try:
-        return ChatModel.prepare(request)
+        return prepare_asked(request, chat.settings.sampling)
     except NotEnoughMemoryError:
         chat.model.close()
     try:
-        return ChatModel.prepare(request)
+        return prepare_asked(request, chat.settings.sampling)
     except BaseException:
         chat.model.restart()
         raise

@@ -49,7 +49,7 @@ def show(chat: Chat, text: str) -> None:
 def _describe_model(chat: Chat) -> str:
     prepared, info = chat.model.prepared, chat.model.prepared.info
     rows = {
-        "model": chat.model.request.reference,
+        "model": chat.model.request.model,
         "file": str(prepared.model.path),
         "architecture": info.architecture,
         "quantization": info.quantization or "unknown",

@@ -19,6 +19,7 @@ from llmrun.cli.chat.model import ChatModel, ModelRequest
 from llmrun.cli.chat.piped import DumbReader, PipedReader, PipedView
 from llmrun.cli.chat.state import Chat, Leave, Settings, describe_error
 from llmrun.cli.chat.turns import AnswerView, TurnReader
+from llmrun.cli.preparing import prepare_asked
 from llmrun.cli.signals import interrupt_descriptor
 from llmrun.engines.client import Interrupted
 from llmrun.engines.conversation.conversation import replay
@@ -76,14 +77,14 @@ def _find_session(request: ChatRequest) -> SessionFile:
 def _with_session(request: ChatRequest, session: SessionFile) -> None:
     conversation = replay(session.loaded.records if session.loaded else ())
     wanted = request.model
-    if not wanted.reference:
+    if not wanted.model:
         last = conversation.model
         if last is None:
             raise UsageError("which model?", fix="llmrun chat MODEL; llmrun models list shows those that are here")
         asked = next((name for name in EngineName if name == last.engine_asked), None)
-        wanted = replace(wanted, reference=last.model, engine=wanted.engine or asked)
+        wanted = replace(wanted, model=last.model, engine=wanted.engine or asked)
     attachments = [read_attachment(path) for path in request.files]
-    prepared = ChatModel.prepare(wanted)
+    prepared = prepare_asked(wanted, request.settings.sampling)
     is_interactive, view, make_view, make_reader = _terminal(request)
     with early.take_renderer() as renderer:
         chat = Chat(
@@ -98,7 +99,7 @@ def _with_session(request: ChatRequest, session: SessionFile) -> None:
             attachments=[attachment for attachment, _ in attachments],
         )
         try:
-            fallback = fallback_notice(prepared.selection, wanted.reference)
+            fallback = fallback_notice(prepared.selection, wanted.model)
             odd = [notice for _, notices in attachments for notice in notices]
             chat.notice_once(*odd, *prepared.notices, *((fallback,) if fallback else ()))
             _begin(chat, request)

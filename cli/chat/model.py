@@ -3,16 +3,17 @@
 Its process lives as long as the chat, and with it the KV cache: that is what makes the next turn cheap.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun.cli import early
 from llmrun.cli.chat.loading import Loading
+from llmrun.cli.loading import shown_loading
+from llmrun.cli.progress import choose_progress
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.plan import PlanRequest
-from llmrun.engines.prepare import Prepared, prepare, prepare_next
+from llmrun.engines.prepare import Prepared, prepare_next
 from llmrun.engines.types import EngineName, Segment
 from llmrun.engines.warm.flow import release
 from llmrun.errors import EngineCrashedError, LlmrunError, NoUsableEngineError
@@ -25,7 +26,7 @@ __all__ = ["ChatModel", "ModelRequest"]
 class ModelRequest:
     """What was asked for when a model was named."""
 
-    reference: str
+    model: str
     engine: EngineName | None
     plan: PlanRequest
     draft: str | None
@@ -55,22 +56,6 @@ class ChatModel:
         self._loading: Loading | None = None
         self._load()
 
-    @staticmethod
-    def prepare(request: ModelRequest) -> Prepared:
-        """Find a model, downloading it if need be, and decide how to run it."""
-        from llmrun.cli.first_use import before_download
-        from llmrun.cli.progress import choose_progress
-
-        return prepare(
-            request.reference,
-            request.plan,
-            engine=request.engine,
-            offline=request.offline,
-            progress=choose_progress(quiet=request.quiet),
-            draft=request.draft,
-            before_download=before_download(yes=request.yes, quiet=request.quiet),
-        )
-
     def _load(self) -> None:
         self.worker.send_load(self.prepared.plan)
         self._loading = Loading(self.worker)
@@ -84,13 +69,13 @@ class ChatModel:
     def name(self) -> str:
         """The model as it was typed; a path in full, so that it means the same in another folder."""
         ref = self.prepared.model.ref
-        return str(Path(ref.name).expanduser().absolute()) if ref.kind is RefKind.PATH else self.request.reference
+        return str(Path(ref.name).expanduser().absolute()) if ref.kind is RefKind.PATH else self.request.model
 
     @property
     def short_name(self) -> str:
         """The model for people: of a path its last part."""
         ref = self.prepared.model.ref
-        return self.prepared.model.path.name if ref.kind is RefKind.PATH else self.request.reference
+        return self.prepared.model.path.name if ref.kind is RefKind.PATH else self.request.model
 
     @property
     def context_length(self) -> int:
@@ -106,7 +91,8 @@ class ChatModel:
         """
         if self._loading is not None:
             try:
-                with self._shown_progress() as report:
+                progress = choose_progress(quiet=self.request.quiet)
+                with shown_loading(self.worker, self.prepared, progress) as report:
                     self._context_length = self._loading.wait(interrupt, report)
             except LlmrunError:
                 self.has_failed = True
@@ -114,33 +100,6 @@ class ChatModel:
             self._loading.close()
             self._loading = None
         return self.context_length
-
-    @contextlib.contextmanager
-    def _shown_progress(self) -> Iterator[Callable[[float], None]]:
-        import time
-
-        from llmrun.cli.progress import choose_progress
-
-        progress = choose_progress(quiet=self.request.quiet)
-        size = self.prepared.info.tensor_bytes
-        began, shown = time.monotonic(), -1
-
-        def report(fraction: float) -> None:
-            nonlocal shown
-            read = int(fraction * size)
-            if shown < 0:
-                if time.monotonic() - began < 1:
-                    return
-                progress.begin("loading", size)
-                shown = 0
-            progress.advance(read - shown)
-            shown = read
-
-        try:
-            yield report
-        finally:
-            if shown >= 0:
-                progress.finish()
 
     def count(self, segments: Sequence[Segment]) -> int:
         """Return how many tokens a prompt has; the model must be loaded."""

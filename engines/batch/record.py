@@ -1,15 +1,13 @@
 """A result as it is written: one JSON object, described in docs/batch.md."""
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
+from llmrun.engines.answer_fields import logprob_fields, overflow_fields, value_fields
 from llmrun.engines.batch.results import SCHEMA_VERSION
 from llmrun.engines.batch.runner import Outcome
 from llmrun.engines.conversation.reasoning import ReasoningSplitter
-from llmrun.engines.conversation.shorten import Shortened
 from llmrun.engines.prepare import Prepared
-from llmrun.engines.types import Done, FinishReason, TokenLogprob
+from llmrun.engines.types import Done
 from llmrun.errors import LlmrunError
 
 __all__ = ["model_identity", "result_record"]
@@ -31,7 +29,7 @@ def result_record(outcome: Outcome, prepared: Prepared) -> dict[str, Any]:
         "request": item.digest,
         **(_failed(outcome.error) if outcome.done is None else _answered(outcome, outcome.done)),
         "seed": item.sampling.seed,
-        "overflow": _overflow(outcome.overflow),
+        "overflow": overflow_fields(outcome.overflow),
         "notices": outcome.notices,
         "engine": prepared.plan.engine,
         "model": {"reference": reference, "sha256": sha256},
@@ -60,7 +58,7 @@ def _answered(outcome: Outcome, done: Done) -> dict[str, Any]:
     return {
         "text": text,
         **({} if reasoning is None else {"reasoning": reasoning}),
-        **({} if sampling.json_schema is None else {"value": _value(text, done)}),
+        **value_fields(text, sampling, done),
         "finish_reason": done.finish_reason,
         "usage": {
             "prompt_tokens": stats.prompt_tokens,
@@ -68,7 +66,7 @@ def _answered(outcome: Outcome, done: Done) -> dict[str, Any]:
             "cached_tokens": stats.cached_tokens,
         },
         "timings": {"prefill_seconds": stats.prefill_seconds, "decode_seconds": stats.decode_seconds},
-        **({} if sampling.logprobs is None else {"logprobs": _logprobs(outcome.logprobs)}),
+        **logprob_fields(outcome.logprobs, sampling),
     }
 
 
@@ -82,34 +80,3 @@ def _split(outcome: Outcome) -> tuple[str, str | None]:
     if not reasoning and not outcome.starts_inside:
         return outcome.text, None
     return "".join(piece.text for piece in pieces if piece.kind == "answer"), reasoning
-
-
-def _value(text: str, done: Done) -> Any:
-    """Return the answer as the value that a schema promised; None when it was cut before its end."""
-    try:
-        return json.loads(text) if done.finish_reason is FinishReason.STOP else None
-    except ValueError:
-        return None
-
-
-def _logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": token.id,
-            "text": token.text,
-            "logprob": token.logprob,
-            "top": [{"id": number, "text": text, "logprob": logprob} for number, text, logprob in token.top],
-        }
-        for token in tokens
-    ]
-
-
-def _overflow(shortened: Shortened | None) -> dict[str, Any] | None:
-    if shortened is None:
-        return None
-    return {
-        "policy": shortened.policy,
-        "prompt_tokens": shortened.prompt_tokens,
-        "left_out_tokens": shortened.left_out_tokens,
-        "reserved_tokens": shortened.reserved_tokens,
-    }

@@ -7,7 +7,6 @@ retried; its last line counts. What is not a file of results is never touched.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from llmrun.engines import append_only
 from llmrun.errors import StorageError, UsageError
 
 __all__ = ["SCHEMA_VERSION", "Known", "KnownResult", "ResultFile", "encode_result", "exists_error", "id_mark"]
@@ -90,11 +90,7 @@ class ResultFile:
         try:
             made._lock()
             with contextlib.suppress(OSError):  # where a folder cannot be synchronized there is no need to
-                folder = os.open(path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                append_only.sync_folder(path.parent)
         except BaseException:
             made.close()
             raise
@@ -131,20 +127,15 @@ class ResultFile:
         Raises:
             StorageError: It cannot be written; the file is as it was before.
         """
-        data = memoryview(encode_result(record))
-        size = len(data)
+        data = encode_result(record)
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-            os.fsync(self._descriptor)
+            append_only.append_synced(self._descriptor, data, self._size)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._size)
             raise StorageError(
                 f"{self.path} cannot be written: {error.strerror}; the results before are there",
                 fix="make room, then the same command with --resume",
             ) from error
-        self._size += size
+        self._size += len(data)
 
     def remove_if_empty(self) -> None:
         """Remove a new file that nothing was written to."""
@@ -160,7 +151,7 @@ class ResultFile:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            append_only.lock(self._descriptor)
         except BlockingIOError as error:
             raise UsageError(f"another llmrun is writing to {self.path}", fix="wait for its end") from error
         except OSError as error:
@@ -177,8 +168,7 @@ class ResultFile:
         if self._size < size:
             self.known.cut_bytes = size - self._size
             try:
-                os.ftruncate(self._descriptor, self._size)
-                os.fsync(self._descriptor)
+                append_only.cut(self._descriptor, self._size)
             except OSError as error:
                 raise StorageError(f"{self.path} cannot be repaired: {error.strerror}") from error
 

@@ -6,13 +6,12 @@ chats cannot interleave. The lock is on the file itself: nothing is left beside 
 becomes of its holder.
 """
 
-import fcntl
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from llmrun.engines import append_only
 from llmrun.engines.conversation.records import Header, Record, decode_header, decode_record, encode_record
 from llmrun.errors import ModelFileError, StorageError, UsageError
 
@@ -123,7 +122,7 @@ class SessionFile:
         except OSError as error:
             raise _storage_error(self.path, error) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            append_only.lock(descriptor)
         except OSError as error:
             os.close(descriptor)
             raise _in_use(self.path) from error
@@ -132,8 +131,7 @@ class SessionFile:
     def _cut(self, size: int) -> None:
         assert self._descriptor is not None
         try:
-            os.ftruncate(self._descriptor, size)
-            os.fsync(self._descriptor)
+            append_only.cut(self._descriptor, size)
         except OSError as error:
             raise _storage_error(self.path, error) from error
 
@@ -154,15 +152,11 @@ class SessionFile:
         is_new = self._descriptor is None
         if self._descriptor is None:
             self._descriptor = self._open_descriptor(os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        before = os.fstat(self._descriptor).st_size
         try:
-            _write(self._descriptor, b"".join(lines))
-            os.fsync(self._descriptor)
+            append_only.append_synced(self._descriptor, b"".join(lines), os.fstat(self._descriptor).st_size)
             if is_new:
-                _sync_folder(self.path.parent)
+                append_only.sync_folder(self.path.parent)
         except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, before)
             raise _storage_error(self.path, error) from error
         self._has_header = True
 
@@ -177,20 +171,6 @@ class SessionFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _in_use(path: Path) -> UsageError:

@@ -103,7 +103,7 @@ class Room:
         flow.execute(
             ChatRequest(
                 model=ModelRequest(
-                    reference=str(self.model) if reference is None else reference,
+                    model=str(self.model) if reference is None else reference,
                     engine=EngineName.FAKE,
                     plan=PlanRequest(),
                     draft=None,

@@ -95,6 +95,8 @@ def test_the_editor_gives_its_text_to_the_prompt(start_chat: Callable[..., Any],
     chat.look(lambda lines: lines[-1] == "> a draft")
     chat.press("\x18\x05")
     chat.look(lambda lines: lines[-1] == "> a text")
+    chat.press("\r")
+    assert "yes" in behind_turn(chat.prompt(2), "a text")
 
 
 @pytest.mark.parametrize("in_answer", [False, True])
