@@ -31,7 +31,7 @@ PROCESSOR = "llmrun.engines.vllm.processor:SamplingProcessor"
 
 _SEQUENCES = 32  # at once at least: on a GPU each size is a graph that is captured at the start
 _GPU_BATCH_TOKENS = 8192
-_CPU_BATCH_TOKENS = 512
+_CPU_BATCH_TOKENS = 256  # of one step, which cannot be interrupted: on two busy cores 512 took longer than a second
 _GPU_BLOCK_TOKENS = 16
 _CPU_BLOCK_TOKENS = 128
 _SHARED_CONTEXT = 2048  # tokens of cache for each prompt beyond the first; vLLM queues what does not fit
