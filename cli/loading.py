@@ -60,6 +60,8 @@ class _Shown:
         self._done = max(done, self._done)
 
     def end(self, *, is_loaded: bool) -> None:
-        if self._total:
-            self._move(self._total if is_loaded else 0)
-            self._progress.finish()
+        if not self._total:
+            return
+        if is_loaded:
+            self._move(self._total)
+        self._progress.finish()

@@ -8,24 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf_builder as build
 import pytest
+from batch_parts import ECHO, fake, model
+
+__all__ = ["model"]
 
 Run = Callable[..., Any]
-
-
-def fake(**script: object) -> dict[str, str]:
-    return {"LLMRUN_ENGINE": "fake", "LLMRUN_FAKE": json.dumps(script)}
-
-
-ECHO = fake()
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.gguf"
-    path.write_bytes(build.build_gguf(build.llama_pairs(**{"llama.context_length": build.u32(512)})))
-    return path
 
 
 @pytest.fixture

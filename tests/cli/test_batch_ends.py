@@ -11,28 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf_builder as build
 import pytest
+from batch_parts import command, fake, model
+
+__all__ = ["command", "model"]
 
 Run = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 PROGRAM = Path(sys.executable).with_name("llmrun")
-
-
-def fake(**script: object) -> dict[str, str]:
-    return {"LLMRUN_ENGINE": "fake", "LLMRUN_FAKE": json.dumps(script)}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.gguf"
-    path.write_bytes(build.build_gguf(build.llama_pairs(**{"llama.context_length": build.u32(512)})))
-    return path
-
-
-@pytest.fixture
-def command(model: Path, tmp_path: Path) -> list[str | Path]:
-    return ["run", model, "--raw", "--batch", tmp_path / "r", "--output", tmp_path / "o"]
 
 
 def write_requests(tmp_path: Path, prompts: list[str]) -> None:

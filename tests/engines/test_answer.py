@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+from greedy import greedy_options
 
 from llmrun.engines.answer import Answer
-from llmrun.engines.types import Done, SamplingOptions
+from llmrun.engines.types import Done
 
 FRAME = 1 / 30
 
@@ -24,16 +25,7 @@ class Letters:
 
 
 def begin(**changes: Any) -> Answer:
-    values: dict[str, Any] = {
-        "temperature": 0.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repeat_penalty": 1.0,
-        "max_tokens": None,
-        "seed": 0,
-    }
-    answer = Answer(Letters(), 4, SamplingOptions(**(values | changes)), 100)
+    answer = Answer(Letters(), 4, greedy_options(**({"max_tokens": None} | changes)), 100)
     answer.begin()
     answer.prefilled()
     return answer

@@ -3,11 +3,13 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gguf_builder as build
 import pytest
+from greedy import greedy_options
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp import context as llama_cpp_context
@@ -28,17 +30,7 @@ Session = LlamaCppSession
 Result = tuple[str, FinishReason, int]
 
 
-def options(**changes: Any) -> SamplingOptions:
-    values: dict[str, Any] = {
-        "temperature": 0.0,
-        "top_p": 0.95,
-        "top_k": 40,
-        "min_p": 0.05,
-        "repeat_penalty": 1.0,
-        "max_tokens": 48,
-        "seed": 3,
-    }
-    return SamplingOptions(**(values | changes))
+options = partial(greedy_options, top_p=0.95, top_k=40, min_p=0.05, max_tokens=48, seed=3)
 
 
 def load(path: Path, lookup: str = "off", **changes: Any) -> Session:

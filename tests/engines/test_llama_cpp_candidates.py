@@ -1,10 +1,12 @@
 """The few most likely tokens, found by the library's own function: the same as llama.cpp's chain finds."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from greedy import greedy_options
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp import sampling
@@ -17,17 +19,7 @@ pytestmark = pytest.mark.engine
 TEXT = "<|im_start|>user\nTell me about the sea.<|im_end|>\n<|im_start|>assistant\n"
 
 
-def options(**changes: Any) -> SamplingOptions:
-    values: dict[str, Any] = {
-        "temperature": 0.9,
-        "top_p": 0.95,
-        "top_k": 40,
-        "min_p": 0.05,
-        "repeat_penalty": 1.0,
-        "max_tokens": 80,
-        "seed": 5,
-    }
-    return SamplingOptions(**(values | changes))
+options = partial(greedy_options, temperature=0.9, top_p=0.95, top_k=40, min_p=0.05, max_tokens=80, seed=5)
 
 
 @pytest.fixture(scope="module")

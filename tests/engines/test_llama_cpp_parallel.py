@@ -6,6 +6,7 @@ from typing import Any
 
 import gguf_builder as build
 import pytest
+from greedy import greedy_options
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp.engine import LlamaCppEngine, LlamaCppSession
@@ -28,17 +29,7 @@ QUESTIONS = (
 )
 
 
-def options(**changes: Any) -> SamplingOptions:
-    values: dict[str, Any] = {
-        "temperature": 0.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repeat_penalty": 1.0,
-        "max_tokens": 24,
-        "seed": 0,
-    }
-    return SamplingOptions(**(values | changes))
+options = greedy_options
 
 
 def load(path: Path, **changes: Any) -> LlamaCppSession:

@@ -1,11 +1,13 @@
 """Guessing ahead on the real library: the answer is the same with and without, whatever the sampling."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gguf_builder as build
 import pytest
+from greedy import greedy_options
 
 from llmrun.engines.cancellation import Cancellation
 from llmrun.engines.llama_cpp import context as llama_cpp_context
@@ -35,17 +37,7 @@ PROMPTS = (
 )
 
 
-def options(**changes: Any) -> SamplingOptions:
-    values: dict[str, Any] = {
-        "temperature": 0.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repeat_penalty": 1.0,
-        "max_tokens": 40,
-        "seed": 0,
-    }
-    return SamplingOptions(**(values | changes))
+options = partial(greedy_options, max_tokens=40)
 
 
 def load(path: Path, **changes: Any) -> LlamaCppSession:
