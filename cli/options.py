@@ -29,6 +29,7 @@ __all__ = [
     "MinP",
     "ModelType",
     "NoCache",
+    "NoFallback",
     "Offline",
     "OnOverflow",
     "Quantization",
@@ -208,6 +209,15 @@ Logprobs = Annotated[
         max=100,
         help="With --json: the log probability of each token, and of the N likeliest in its place.",
         rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+NoFallback = Annotated[
+    bool,
+    typer.Option(
+        "--no-fallback",
+        envvar="LLMRUN_NO_FALLBACK",
+        help="When the engine crashes, do not try the next one.",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 NoCache = Annotated[

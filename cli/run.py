@@ -39,15 +39,7 @@ def run(
         bool, typer.Option("--raw", help="Send the prompt as it is, without the model's chat template.")
     ] = False,
     engine: common.Engine = None,
-    no_fallback: Annotated[
-        bool,
-        typer.Option(
-            "--no-fallback",
-            envvar="LLMRUN_NO_FALLBACK",
-            help="When the engine crashes, do not try the next one.",
-            rich_help_panel=common.MODEL_PANEL,
-        ),
-    ] = False,
+    no_fallback: common.NoFallback = False,
     context_length: common.ContextLength = None,
     threads: common.Threads = None,
     gpu_layers: common.GpuLayers = None,

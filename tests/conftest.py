@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pty_output import read_to_end
 
 PROGRAM = Path(sys.executable).with_name("llmrun")
 
@@ -140,14 +141,7 @@ def in_terminal(environment: dict[str, str]) -> Callable[..., tuple[str, int]]:
             env=coloured | {"TERM": "xterm-256color"} | (env or {}),
         )
         os.close(theirs)
-        got = bytearray()
-        try:
-            while data := os.read(ours, 4096):
-                got += data
-        except OSError:  # the other side is closed
-            pass
-        os.close(ours)
-        return got.decode(), process.wait(timeout=10)
+        return read_to_end(ours).decode(), process.wait(timeout=10)
 
     return run
 

@@ -80,15 +80,7 @@ def chat(
     ] = None,
     system: common.System = None,
     engine: common.Engine = None,
-    no_fallback: Annotated[
-        bool,
-        typer.Option(
-            "--no-fallback",
-            envvar="LLMRUN_NO_FALLBACK",
-            help="When the engine cannot load the model, do not try the next one.",
-            rich_help_panel=common.MODEL_PANEL,
-        ),
-    ] = False,
+    no_fallback: common.NoFallback = False,
     context_length: common.ContextLength = None,
     threads: common.Threads = None,
     gpu_layers: common.GpuLayers = None,

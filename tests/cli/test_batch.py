@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from batch_parts import ECHO, fake, model
+from pty_output import read_to_end
 
 __all__ = ["model"]
 
@@ -253,16 +254,9 @@ def test_the_bar_on_a_terminal(environment: dict[str, str], model: Path, tmp_pat
         env=environment | fake(answer="abcd", token_seconds=0.005) | {"TERM": "xterm-256color", "COLUMNS": "100"},
     )
     os.close(theirs)
-    shown = bytearray()
-    try:
-        while data := os.read(ours, 4096):
-            shown += data
-    except OSError:  # the other side is closed
-        pass
-    os.close(ours)
+    text = read_to_end(ours).decode()
     assert process.communicate()[0] == b""
     assert process.returncode == 0
-    text = shown.decode()
     assert " of 30, " in text
     assert " tokens/s, " in text
     assert " left" in text

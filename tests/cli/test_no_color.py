@@ -11,6 +11,7 @@ from pathlib import Path
 import fake_servers as fake
 import pytest
 from gguf_builder import build_gguf
+from pty_output import read_to_end
 
 PROGRAM = Path(sys.executable).with_name("llmrun")
 MACHINE = str(Path(__file__).parents[1] / "machines" / "rtx-4090-desktop.json")
@@ -35,15 +36,9 @@ def at_terminal(environment: dict[str, str]) -> Callable[..., str]:
         if pid == 0:
             os.execve(PROGRAM, [str(PROGRAM), *arguments], variables | {"TERM": "xterm-256color"} | env)
         os.write(terminal, typed)
-        got = bytearray()
-        try:
-            while data := os.read(terminal, 4096):
-                got += data
-        except OSError:  # the other side is closed
-            pass
-        os.close(terminal)
+        got = read_to_end(terminal)
         os.waitpid(pid, 0)
-        return got.decode(errors="replace")
+        return str(got.decode(errors="replace"))
 
     return run
 

@@ -262,7 +262,7 @@ def test_two_builds_at_once_wait_for_each_other(world: World) -> None:
 def test_a_build_that_is_interrupted_leaves_nothing_behind(world: World) -> None:
     world.environment.setenv("FAKE_PIP_OUTPUT", "  [1/9] CC a.c")
 
-    class Interrupted(Notes):
+    class Interrupted(Notes):  # type: ignore[misc]
         def advance(self, amount: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
