@@ -134,8 +134,7 @@ class Streamed:
     splitter: ReasoningSplitter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.splitter = ReasoningSplitter()
-        self.splitter.open(self.opened)
+        self.splitter = ReasoningSplitter(self.opened)
 
     def begin(self) -> None:
         """Show that it begins; what the template wrote of it already is shown as if the model had."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from llmrun.cli.chat.state import Chat
 from llmrun.engines.client import Interrupted
+from llmrun.engines.conversation.reasoning import opening_mark, split_answer
 from llmrun.engines.conversation.records import SummaryRecord, WindowRecord
 from llmrun.engines.conversation.sessions import now
 from llmrun.engines.conversation.window import Window, answer_room, fit
@@ -99,7 +100,7 @@ def _summarize(chat: Chat, window: Window) -> bool:
         raise
     finally:
         worker.interrupt_descriptor = None
-    return _keep_summary(chat, window, text)
+    return _keep_summary(chat, window, split_answer(text, opening_mark(rendered.text))[0].strip())
 
 
 def _finish_cancelled(chat: Chat) -> None:
@@ -111,12 +112,7 @@ def _finish_cancelled(chat: Chat) -> None:
             return
 
 
-def _keep_summary(chat: Chat, window: Window, text: str) -> bool:
-    from llmrun.engines.conversation.reasoning import ReasoningSplitter
-
-    splitter = ReasoningSplitter()
-    pieces = [*splitter.feed(text), *splitter.finish()]
-    summary = "".join(piece.text for piece in pieces if piece.kind == "answer").strip()
+def _keep_summary(chat: Chat, window: Window, summary: str) -> bool:
     if not summary:
         chat.view.notice("the model wrote no summary")
         return False

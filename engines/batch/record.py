@@ -5,7 +5,7 @@ from typing import Any
 from llmrun.engines.answer_fields import logprob_fields, overflow_fields, value_fields
 from llmrun.engines.batch.results import SCHEMA_VERSION
 from llmrun.engines.batch.runner import Outcome
-from llmrun.engines.conversation.reasoning import ReasoningSplitter
+from llmrun.engines.conversation.reasoning import split_answer
 from llmrun.engines.prepare import Prepared
 from llmrun.engines.types import Done
 from llmrun.errors import LlmrunError
@@ -74,9 +74,5 @@ def _split(outcome: Outcome) -> tuple[str, str | None]:
     """Return the answer, and the reasoning before it if there is any."""
     if outcome.item.sampling.json_schema is not None or outcome.item.sampling.grammar is not None:
         return outcome.text, None
-    splitter = ReasoningSplitter(starts_inside=outcome.starts_inside)
-    pieces = [*splitter.feed(outcome.text), *splitter.finish()]
-    reasoning = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
-    if not reasoning and not outcome.starts_inside:
-        return outcome.text, None
-    return "".join(piece.text for piece in pieces if piece.kind == "answer"), reasoning
+    answer, reasoning = split_answer(outcome.text, outcome.opened)
+    return (answer, reasoning) if reasoning or outcome.opened else (outcome.text, None)

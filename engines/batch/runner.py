@@ -47,7 +47,7 @@ class Outcome:
         logprobs: Of its tokens, if they were asked for.
         notices: What the user should know about it.
         overflow: What was left out of the prompt.
-        starts_inside: The prompt ends with the beginning of the model's reasoning.
+        opened: The mark of reasoning that the prompt ends with.
         done: The end of the answer, or None if it failed.
         error: Why it failed.
     """
@@ -57,7 +57,7 @@ class Outcome:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     overflow: Shortened | None = None
-    starts_inside: bool = False
+    opened: str = ""
     done: Done | None = None
     error: LlmrunError | None = None
 
@@ -195,7 +195,7 @@ class BatchRunner:
         item = outcome.item
         self._under_way[item.id] = outcome
         outcome.notices += rendered.notices
-        outcome.starts_inside = bool(opening_mark(rendered.text))
+        outcome.opened = opening_mark(rendered.text)
         return item.id, rendered.segments, item.sampling
 
     def _fit(self) -> None:

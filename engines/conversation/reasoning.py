@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MARKS", "Piece", "PieceKind", "ReasoningSplitter", "opening_mark"]
+__all__ = ["MARKS", "Piece", "PieceKind", "ReasoningSplitter", "opening_mark", "split_answer"]
 
 PieceKind = Literal["reasoning", "answer"]
 
@@ -78,10 +78,10 @@ class ReasoningSplitter:
     """Splits one answer, whatever the pieces that it comes in.
 
     Args:
-        starts_inside: The prompt ended with `<think>`, so that the model does not write it.
+        opened: The mark that the prompt ended with (`opening_mark`), so that the model does not write it.
     """
 
-    def __init__(self, starts_inside: bool = False) -> None:
+    def __init__(self, opened: str = "") -> None:
         self._held = ""
         self._kind: PieceKind = "answer"
         self._header: str | None = None
@@ -89,13 +89,8 @@ class ReasoningSplitter:
         self._opener = ""
         self._marks: tuple[str, ...] = ()
         self._watch(_opening_marks())
-        if starts_inside:
-            self.open("<think>")
-
-    def open(self, mark: str) -> None:
-        """Begin within the reasoning that `mark` opens, as the prompt ended with it."""
-        if mark:
-            self._act(mark)
+        if opened:
+            self._act(opened)
 
     def feed(self, text: str) -> list[Piece]:
         """Take a piece of the answer; return what is certain by now."""
@@ -179,6 +174,14 @@ class ReasoningSplitter:
         self._header, self._at_start = None, False
         self._kind = "reasoning" if header.strip().startswith("analysis") else "answer"
         self._watch(_HARMONY)
+
+
+def split_answer(text: str, opened: str = "") -> tuple[str, str]:
+    """Return the answer and the reasoning of a whole text; `opened` is the mark that the prompt ended with."""
+    splitter = ReasoningSplitter(opened)
+    pieces = [*splitter.feed(text), *splitter.finish()]
+    answer = "".join(piece.text for piece in pieces if piece.kind == "answer")
+    return answer, "".join(piece.text for piece in pieces if piece.kind == "reasoning")
 
 
 def _forms_with(opens: str) -> list[_Form]:

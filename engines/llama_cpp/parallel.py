@@ -183,7 +183,6 @@ class ParallelDecoder:
                 continue
             self._start(free, task)
             return True
-        return False
 
     def _start(self, slot: _Slot, task: _Task) -> None:
         """Put a task into a sequence, with what it shares with any sequence."""

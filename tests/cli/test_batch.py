@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf_builder as build
 import pytest
 from batch_parts import ECHO, fake, model
 from pty_output import read_to_end
@@ -230,6 +231,16 @@ def test_reasoning_is_split_from_the_answer(batch: Run, tmp_path: Path) -> None:
     record = by_id(tmp_path)["1"]
     assert (record["text"].strip(), record["reasoning"].strip()) == ("yes", "well")
     assert record["usage"]["completion_tokens"] == 22
+
+
+def test_reasoning_that_the_template_opens(batch: Run, model: Path, tmp_path: Path) -> None:
+    """By the mark of its own family; the model writes the end of it only."""
+    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}[THINK]"
+    model.write_bytes(build.build_gguf(build.llama_pairs(**{"tokenizer.chat_template": build.text(template)})))
+    result = batch([{"prompt": "a"}], env=fake(answer="well[/THINK]yes"))
+    assert result.code == 0, result.errors
+    record = by_id(tmp_path)["1"]
+    assert (record["text"], record["reasoning"]) == ("yes", "well")
 
 
 def test_a_value_where_a_schema_was_given(batch: Run, tmp_path: Path) -> None:

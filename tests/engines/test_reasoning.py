@@ -68,7 +68,7 @@ def test_reasoning_is_split_from_the_answer(text: str, reasoning: str, answer: s
 
 
 def test_a_prompt_may_end_within_reasoning() -> None:
-    assert split(ReasoningSplitter(starts_inside=True), ["thin", "ks</th", "ink>says"]) == ("thinks", "says")
+    assert split(ReasoningSplitter("<think>"), ["thin", "ks</th", "ink>says"]) == ("thinks", "says")
 
 
 @pytest.mark.parametrize(
