@@ -14,7 +14,7 @@ from typing import Any
 import gguf_builder as build
 import pytest
 
-from llmrun.cli import early, run_flow
+from llmrun.cli import early, preparing
 from llmrun.cli.run_flow import RunRequest, execute
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.installed.facts import assume_engine
@@ -107,7 +107,7 @@ def run(monkeypatch: pytest.MonkeyPatch, model: Path) -> Callable[..., None]:
             return WorkerClient(EngineName.FAKE)
 
         monkeypatch.setattr(early, "take_worker", take)
-        monkeypatch.setattr(run_flow, "prepare", lambda *_, **__: prepared(model, where))
+        monkeypatch.setattr(preparing, "prepare", lambda *_, **__: prepared(model, where))
         execute(request(model, **changes))
 
     return go
