@@ -113,6 +113,9 @@ def _markdown_cells(row: Mapping[str, Any]) -> list[list[str]]:
         tpot = f"{_milliseconds(row, Metric.TPOT)} ({_milliseconds(row, Metric.TPOT_P95)})"
         share = _percent(row["memory_bandwidth_share"])
         cells.append([*first, f"tg{row['answer_tokens']}{suffix}", _rate(row, Metric.DECODE), share, "", tpot, memory])
+    if Metric.THROUGHPUT.value in row["statistics"]:
+        test = f"pp{row['prompt_tokens']}+tg{row['answer_tokens']}{suffix}"
+        cells.append([*first, test, _rate(row, Metric.THROUGHPUT), "", "", "", memory])
     return cells
 
 

@@ -25,10 +25,11 @@ _AXES = {
     "answer_tokens": "tokens of the answer",
 }
 _PANELS = (
-    (Metric.PREFILL, "prompt_tokens", "matrix_product_share"),
-    (Metric.DECODE, "answer_tokens", "memory_bandwidth_share"),
+    (Metric.PREFILL, "matrix_product_share"),
+    (Metric.DECODE, "memory_bandwidth_share"),
+    (Metric.THROUGHPUT, None),
 )
-_INCHES = (10.0, 4.2)
+_INCHES = (5.0, 4.2)  # of a panel
 _LIMIT = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
 
 
@@ -63,9 +64,9 @@ def write_plot(document: Mapping[str, Any], path: Path) -> None:
 
     # Text stays text in an SVG, and the same result gives the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmrun"}):
-        figure = Figure(figsize=_INCHES, layout="constrained")
         panels = [panel for panel in _PANELS if any(panel[0].value in row["statistics"] for row in rows)]
-        for axes, (metric, _, share) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        figure = Figure(figsize=(_INCHES[0] * max(2, len(panels)), _INCHES[1]), layout="constrained")
+        for axes, (metric, share) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             measured = [row for row in rows if metric.value in row["statistics"]]
             _draw(axes, metric, share, measured)
         figure.suptitle(_title(document), fontsize=9)
@@ -80,7 +81,7 @@ def _title(document: Mapping[str, Any]) -> str:
     return f"{models} on {document['machine']['cpu']['name'] or 'an unknown processor'}, {document['created'][:10]}"
 
 
-def _draw(axes: Any, metric: Metric, share: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
     axis = next((field for field in _AXES if len({row[field] for row in rows}) > 1), None)
     axes.set_title(DEFINITIONS[metric].label)
     axes.set_ylabel("tokens/s")
@@ -93,7 +94,7 @@ def _draw(axes: Any, metric: Metric, share: str, rows: Sequence[Mapping[str, Any
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_bars(axes: Any, metric: Metric, share: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_bars(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
     for place, row in enumerate(rows):
         mean = row["statistics"][metric.value]["mean"]
         axes.bar(place, mean, yerr=_error(row, metric), capsize=3, width=0.6, color=f"C{place % 10}")
@@ -111,7 +112,7 @@ def _draw_bars(axes: Any, metric: Metric, share: str, rows: Sequence[Mapping[str
         axes.legend(fontsize=8)
 
 
-def _draw_lines(axes: Any, metric: Metric, share: str, rows: Sequence[Mapping[str, Any]], axis: str) -> None:
+def _draw_lines(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapping[str, Any]], axis: str) -> None:
     for number, series in enumerate(dict.fromkeys(_series(row, axis) for row in rows)):
         members = sorted((row for row in rows if _series(row, axis) == series), key=lambda row: int(row[axis]))
         places = [row[axis] for row in members]
@@ -147,6 +148,6 @@ def _error(row: Mapping[str, Any], metric: Metric) -> float | None:
     return None if found["low"] is None else float(found["high"] - found["low"]) / 2
 
 
-def _limit(row: Mapping[str, Any], metric: Metric, share: str) -> float | None:
+def _limit(row: Mapping[str, Any], metric: Metric, share: str | None) -> float | None:
     """Return the rate at which the machine's limit would be reached."""
-    return row["statistics"][metric.value]["mean"] / row[share] if row[share] else None
+    return row["statistics"][metric.value]["mean"] / row[share] if share and row[share] else None

@@ -20,8 +20,9 @@ __all__ = ["table_text", "write_table"]
 _BAR_WIDTH = 16
 _NOISY = "too noisy"
 _RATES = (
-    (Metric.PREFILL, "prompt_tokens", "matrix_product_share"),
-    (Metric.DECODE, "answer_tokens", "memory_bandwidth_share"),
+    (Metric.PREFILL, "{prompt_tokens}", "matrix_product_share"),
+    (Metric.DECODE, "{answer_tokens}", "memory_bandwidth_share"),
+    (Metric.THROUGHPUT, "{prompt_tokens}+{answer_tokens}", None),
 )
 
 
@@ -86,11 +87,11 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> "Table":
             )
             table.add_row(
                 name(row),
-                f"{DEFINITIONS[metric].label} {row[sizes]}",
+                f"{DEFINITIONS[metric].label} {sizes.format_map(row)}",
                 f"{found['mean']:,.1f}" if found["mean"] < 1000 else f"{found['mean']:,.0f}",
                 _error(found) + (" noise" if noisy else ""),
                 _bar(found["mean"], best),
-                "" if row[share] is None else f"{100 * row[share]:.0f}%",
+                "" if share is None or row[share] is None else f"{100 * row[share]:.0f}%",
                 style="dim" if noisy else None,
             )
     return table

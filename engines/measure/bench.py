@@ -103,7 +103,7 @@ class Bench:
         nvml = open_nvml()
         self.instruments = Instruments(energy=EnergyMeter(nvml), nvml=nvml)
         self.limits: dict[int, Limits] = {}
-        self._tokens: dict[str, tuple[int, ...]] = {}
+        self._tokens: dict[str, tuple[int, ...]] = {}  # by vocabulary
         self._steps_done = 0  # of the present point
 
     def run(self) -> Iterator[Row]:
@@ -181,9 +181,11 @@ class Bench:
         worker = WorkerClient(plan.engine)
         try:
             worker.load(plan)
-            known = self._tokens.get(candidate.identity.digest)
+            # Files of one model share its vocabulary, whose size tells it where it is known.
+            vocabulary = str(candidate.info.vocabulary_size or candidate.identity.digest)
+            known = self._tokens.get(vocabulary)
             workload = Workload.from_tokenizer(worker.tokenize) if known is None else Workload(known)
-            self._tokens[candidate.identity.digest] = workload.tokens
+            self._tokens[vocabulary] = workload.tokens
         except BaseException:
             worker.close()
             raise

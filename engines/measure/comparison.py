@@ -22,7 +22,7 @@ __all__ = ["Compared", "Comparison", "compare_results"]
 
 _SIGNIFICANT = 0.05
 _TOLD_BANDWIDTH = 0.05
-_COMPARED = (Metric.PREFILL, Metric.DECODE, Metric.TTFT, Metric.TPOT, Metric.LOAD, Metric.COLD_START)
+_COMPARED = (Metric.PREFILL, Metric.DECODE, Metric.THROUGHPUT, Metric.TTFT, Metric.TPOT, Metric.LOAD, Metric.COLD_START)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,10 +51,14 @@ class Sizes:
     answer_tokens: int
     depth: int = 0
 
-    @property
-    def context_length(self) -> int:
-        """Tokens that one sequence must have room for: the decoding goes on from one token after the depth."""
-        return self.depth + max(self.prompt_tokens + 1, self.answer_tokens + 1 if self.answer_tokens else 0)
+    def context_length(self, parallel: int = 1) -> int:
+        """Return for how many tokens one sequence must have room.
+
+        Prefill and decode are timed apart, and decoding goes on from one token after the depth; of several requests at
+        once, whole ones are timed too.
+        """
+        both = self.prompt_tokens + self.answer_tokens if parallel > 1 else max(self.prompt_tokens, self.answer_tokens)
+        return self.depth + both + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,20 +114,22 @@ def check_sizes(sweep: Sweep, info: ModelInfo, name: str) -> None:
         if sizes.answer_tokens == 1:
             raise UsageError("-n 1 gives no decode rate: that takes two tokens at least", fix="-n 2 or more, or -n 0")
         room = trained_context(info)
-        if sizes.context_length > room:
+        needed = sizes.context_length(max(sweep.parallel))
+        if needed > room:
             raise NotEnoughMemoryError(
                 f"-p {sizes.prompt_tokens} and -n {sizes.answer_tokens} at depth {sizes.depth} take a context of "
-                f"{sizes.context_length:,} tokens, and that of {name} holds {room:,}",
-                fix=_what_fits(sizes, room),
+                f"{needed:,} tokens, and that of {name} holds {room:,}",
+                fix=_what_fits(sizes, max(sweep.parallel), room),
             )
 
 
-def _what_fits(sizes: Sizes, room: int) -> str:
-    longest = max(sizes.prompt_tokens, sizes.answer_tokens)
-    if longest + 1 <= room:
-        return f"-d {room - 1 - longest} fits"
+def _what_fits(sizes: Sizes, parallel: int, room: int) -> str:
+    shallow = sizes.context_length(parallel) - sizes.depth
+    if shallow <= room:
+        return f"-d {room - shallow} fits"
     most = room - 1 - sizes.depth
-    return f"-p and -n up to {most} fit" if most > 1 else f"-p and -n up to {room - 1} fit at depth 0"
+    together = "-p and -n" if parallel == 1 else "-p and -n together"
+    return f"{together} up to {most} fit" if most > 1 else f"{together} up to {room - 1} fit at depth 0"
 
 
 def request_for(setup: Setup, sizes: list[Sizes], base: PlanRequest) -> PlanRequest:
@@ -131,7 +137,7 @@ def request_for(setup: Setup, sizes: list[Sizes], base: PlanRequest) -> PlanRequ
 
     llama.cpp divides one context among the sequences; the other engines make one of this size for each.
     """
-    longest = max(each.context_length for each in sizes)
+    longest = max(each.context_length(setup.parallel) for each in sizes)
     if setup.engine is EngineName.LLAMA_CPP and setup.parallel > 1:
         longest = setup.parallel * round_context(longest)
     return replace(

@@ -24,7 +24,7 @@ __all__ = ["SCHEMA", "VERSION", "document", "find_warnings", "row_document", "to
 
 SCHEMA, VERSION = "llmrun.bench", 1
 _TOO_NOISY = 0.1  # half of the interval, as a share of the mean
-_RATES = (Metric.PREFILL, Metric.DECODE)
+_RATES = (Metric.PREFILL, Metric.DECODE, Metric.THROUGHPUT)
 
 
 def document(

@@ -1,8 +1,9 @@
 """One loaded model measured at one point: a warm-up that does not count, then repetitions.
 
-A repetition has two requests, as in llama-bench: one whose prompt is timed, and one whose decoding is timed. Both begin
-after the depth, which stays in the context from the warm-up on; what an engine did process of it again does not count
-as prompt. Prompts differ from repetition to repetition, so that nothing else is found in a cache.
+A repetition has two requests, as in llama-bench: one whose prompt is timed, and one whose decoding is timed. Of several
+at once it has whole ones too, prompt and answer, as vLLM's own benchmark times them. All begin after the depth, which
+stays in the context from the warm-up on; what an engine did process of it again does not count as prompt. Prompts
+differ from repetition to repetition, so that nothing else is found in a cache.
 
 Times of tokens are taken in the engine's process as they come, where a clock is read for every token anyway. Nothing
 is sampled while it computes: memory, energy and what disturbs are counters of the system, read before and after.
@@ -116,6 +117,9 @@ def _repeat(
     if sizes.answer_tokens:
         prompts = [depth + workload.fresh(1) for _ in range(parallel)]
         _add_decode(tally, _ask(worker, prompts, sizes.answer_tokens, instruments.energy))
+    if parallel > 1 and sizes.prompt_tokens and sizes.answer_tokens:
+        prompts = [depth + workload.fresh(sizes.prompt_tokens) for _ in range(parallel)]
+        _add_throughput(tally, _ask(worker, prompts, sizes.answer_tokens, instruments.energy))
 
 
 def _add_prefill(tally: _Tally, answers: list[_Timed]) -> None:
@@ -150,6 +154,12 @@ def _add_decode(tally: _Tally, answers: list[_Timed]) -> None:
     tally.add(Metric.TPOT_P95, percentile(gaps, 0.95))
     if answers[0].joules is not None:
         tally.add(Metric.DECODE_ENERGY, answers[0].joules / sum(each.completion_tokens for each in stats))
+
+
+def _add_throughput(tally: _Tally, answers: list[_Timed]) -> None:
+    stats = [answer.stats for answer in answers if answer.stats is not None]
+    seconds = max(each.token_times[-1] for each in stats) - answers[0].sent
+    tally.add(Metric.THROUGHPUT, sum(each.completion_tokens for each in stats) / max(seconds, 1e-9))
 
 
 def decode_rate_of_many(times: Sequence[Sequence[float]]) -> float:

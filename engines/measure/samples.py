@@ -14,6 +14,7 @@ class Metric(StrEnum):
 
     PREFILL = "prefill_tokens_per_second"
     DECODE = "decode_tokens_per_second"
+    THROUGHPUT = "throughput_tokens_per_second"
     TTFT = "ttft_seconds"
     TPOT = "tpot_seconds"
     TPOT_P95 = "tpot_p95_seconds"
@@ -48,6 +49,12 @@ DEFINITIONS = {
         label="decode",
         text="(n - 1) / (t_last - t_first) for n generated tokens, never n / total; of several requests at once: the "
         "tokens that came while all of them were writing / that time",
+        more_is_better=True,
+    ),
+    Metric.THROUGHPUT: Definition(
+        label="throughput",
+        text="of several requests at once, prompt and answer: the tokens of all answers / the time from sending the "
+        "requests to the last token of the last one, which vLLM calls output tokens/s",
         more_is_better=True,
     ),
     Metric.TTFT: Definition(label="TTFT", text="from sending a prompt of -p tokens to the first text of its answer"),

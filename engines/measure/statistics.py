@@ -5,7 +5,8 @@ Welch's test, which does not take their spreads to be equal. Rates are compared 
 multiplies, and the interval of a difference of logarithms is one of a ratio.
 
 Nothing here takes the repetitions to be more than they are: those of one run share its load and its hour, so a
-difference between two runs that is found real is one between the runs. `compare` in `cli/bench` says so.
+difference that is found between two runs is one between the runs. Where there are several runs of the same thing, each
+counts as one number, its mean: only between runs is it seen what changes from one to the next.
 """
 
 import math
@@ -18,6 +19,7 @@ __all__ = [
     "Difference",
     "Summary",
     "adjust_holm",
+    "compare_means",
     "compare_welch",
     "percentile",
     "summarize",
@@ -108,13 +110,33 @@ def compare_welch(first: Sequence[float], second: Sequence[float]) -> Difference
     if len(ours) < 2 or len(theirs) < 2:
         return Difference(ratio=math.exp(shift), low=None, high=None, p_value=None)
     parts = [statistics.variance(side) / len(side) for side in (ours, theirs)]
-    error = math.sqrt(sum(parts))
+    weights = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (ours, theirs), strict=True))
+    return _student(shift, math.sqrt(sum(parts)), sum(parts) ** 2 / weights if weights else 1.0)
+
+
+def compare_means(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Compare the means of runs, each a positive number: Welch's test where both sides have several of them.
+
+    Where only one side has several, their variance s² is taken to be that of the single run on the other side too: of
+    k runs against one, t = (difference of the mean logarithms) / (s · √(1 + 1/k)), with k - 1 degrees of freedom. That
+    is Student's test of two samples, of which one has a single member.
+
+    Source: Crawford and Howell, Comparing an individual's test score against norms derived from small samples (1998).
+    """
+    if (len(first) > 1) == (len(second) > 1):
+        return compare_welch(first, second)
+    several = [math.log(value) for value in max(first, second, key=len)]
+    shift = statistics.fmean(map(math.log, second)) - statistics.fmean(map(math.log, first))
+    error = statistics.stdev(several) * math.sqrt(1 + 1 / len(several))
+    return _student(shift, error, len(several) - 1)
+
+
+def _student(shift: float, error: float, freedom: float) -> Difference:
+    """Return what a difference of logarithms and its standard error say."""
     if error == 0:
         return Difference(
             ratio=math.exp(shift), low=math.exp(shift), high=math.exp(shift), p_value=0.0 if shift else 1.0
         )
-    weights = [part**2 / (len(side) - 1) for part, side in zip(parts, (ours, theirs), strict=True)]
-    freedom = sum(parts) ** 2 / sum(weights)
     half = t_quantile((1 + CONFIDENCE) / 2, freedom) * error
     return Difference(
         ratio=math.exp(shift),

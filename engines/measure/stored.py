@@ -1,5 +1,6 @@
-"""Results read back from files: nothing is believed of them that was not checked."""
+"""Results read back from files, one or a folder of them: nothing is believed of them that was not checked."""
 
+import datetime
 import json
 import math
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from llmrun.engines.measure.result import SCHEMA, VERSION
 from llmrun.engines.measure.samples import Metric
 from llmrun.errors import ModelFileError, ModelNotFoundError
 
-__all__ = ["SETTINGS", "StoredResult", "StoredRow", "parse_result", "read_result"]
+__all__ = ["SETTINGS", "StoredResult", "StoredRow", "StoredSide", "parse_result", "read_result", "read_side"]
 
 SETTINGS = {
     "model": "model",
@@ -54,18 +55,73 @@ class StoredResult:
 
     Attributes:
         name: What it is called in sentences.
-        created: When it was measured.
-        processor: Of the machine.
+        created: When it was done, in ISO 8601; moment is the same instant.
+        llmrun: Version of the program.
+        processor: Of the machine; cores and memory_bytes likewise.
         bandwidths: Bytes of memory a second, by the number of threads.
         builds: Version and stamp of each engine.
     """
 
     name: str
     created: str
+    moment: datetime.datetime
+    llmrun: str
     processor: str | None
+    cores: int
+    memory_bytes: int
     bandwidths: Mapping[int, float]
     builds: Mapping[str, str]
     rows: tuple[StoredRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSide:
+    """The runs on one side of a comparison, the first one first.
+
+    Attributes:
+        name: What they are called in sentences.
+        strangers: Files of the folder that are JSON, and no results.
+        copies: Files that hold a run that another one holds too; it counts once.
+    """
+
+    name: str
+    runs: tuple[StoredResult, ...]
+    strangers: int = 0
+    copies: int = 0
+
+
+def read_side(path: Path) -> StoredSide:
+    """Read a result, or all that are in a folder: its files `*.json` that say that they are one.
+
+    Raises:
+        ModelNotFoundError: There is no such file or folder.
+        ModelFileError: A file cannot be read, is no JSON, is of a later version, or is damaged; a folder has no result.
+    """
+    if not path.is_dir():
+        return StoredSide(name=str(path), runs=(read_result(path),))
+    try:
+        names = sorted(each for each in path.iterdir() if each.suffix == ".json" and not each.name.startswith("."))
+        files = [each for each in names if not each.is_dir()]
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}", fix=_FIX) from error
+    runs: list[StoredResult] = []
+    strangers = copies = 0
+    for file in files:
+        document = _read_json(file)
+        if not _is_result(document):
+            strangers += 1
+            continue
+        run = parse_result(document, str(file))
+        if any(run.created == other.created and run.rows == other.rows for other in runs):
+            copies += 1
+        else:
+            runs.append(run)
+    if not runs:
+        raise ModelFileError(
+            f"there is no result in the folder {path}", fix=f"llmrun bench MODEL --output json > {path / '1.json'}"
+        )
+    runs.sort(key=lambda run: run.moment)
+    return StoredSide(name=str(path), runs=tuple(runs), strangers=strangers, copies=copies)
 
 
 def read_result(path: Path) -> StoredResult:
@@ -75,6 +131,10 @@ def read_result(path: Path) -> StoredResult:
         ModelNotFoundError: There is no such file.
         ModelFileError: It cannot be read, is no result, is of a later version, or is damaged.
     """
+    return parse_result(_read_json(path), str(path))
+
+
+def _read_json(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
@@ -85,10 +145,13 @@ def read_result(path: Path) -> StoredResult:
     if len(data) > _MOST_BYTES:
         raise ModelFileError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no result is", fix=_FIX)
     try:
-        document = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is no result of a measurement: it is not JSON", fix=_FIX) from error
-    return parse_result(document, str(path))
+
+
+def _is_result(document: Any) -> bool:
+    return isinstance(document, dict) and document.get("schema") == SCHEMA
 
 
 def parse_result(document: Any, name: str) -> StoredResult:
@@ -97,7 +160,7 @@ def parse_result(document: Any, name: str) -> StoredResult:
     Raises:
         ModelFileError: It is no result, is of a later version, or is damaged.
     """
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    if not _is_result(document):
         raise ModelFileError(f"{name} is no result of `llmrun bench`: it does not say schema {SCHEMA}", fix=_FIX)
     version = document.get("version")
     if version != VERSION:
@@ -106,7 +169,11 @@ def parse_result(document: Any, name: str) -> StoredResult:
         return StoredResult(
             name=name,
             created=_text(document["created"]),
+            moment=_moment(document["created"]),
+            llmrun=_text(document["llmrun"]),
             processor=_optional_text(document["machine"]["cpu"]["name"]),
+            cores=int(_number(document["machine"]["cpu"]["logical_cores"])),
+            memory_bytes=int(_number(document["machine"]["memory"]["total_bytes"])),
             bandwidths=_bandwidths(document["limits"]),
             builds={_text(each["engine"]): f"{each['version']} {_text(each['stamp'])}" for each in document["engines"]},
             rows=tuple(_row(row) for row in document["rows"]),
@@ -151,6 +218,11 @@ def _setting(value: Any) -> Any:
     if not (value is None or isinstance(value, str | int)):
         raise ValueError(f"{value!r} is no setting")
     return value
+
+
+def _moment(value: Any) -> datetime.datetime:
+    moment = datetime.datetime.fromisoformat(_text(value))
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
 def _text(value: Any) -> str:

@@ -197,6 +197,10 @@ def test_several_at_once_are_faster_together(llmrun: Callable[..., Any], real_mo
     assert (one["parallel"], four["parallel"]) == (1, 4)
     assert len(four["samples"]["ttft_seconds"]) == 2
     assert four["error"] is None
+    assert "throughput_tokens_per_second" not in one["samples"]
+    throughput, decode = (four["samples"][f"{name}_tokens_per_second"] for name in ("throughput", "decode"))
+    assert len(throughput) == 2
+    assert max(throughput) < max(decode)  # the prompts take time, too
 
 
 @pytest.mark.engine

@@ -77,8 +77,9 @@ def test_a_sweep_is_every_value_with_every_other() -> None:
 
 
 def test_the_context_holds_the_depth_and_the_longer_part() -> None:
-    assert Sizes(prompt_tokens=512, answer_tokens=128).context_length == 513
-    assert Sizes(prompt_tokens=0, answer_tokens=128, depth=100).context_length == 229
+    assert Sizes(prompt_tokens=512, answer_tokens=128).context_length() == 513
+    assert Sizes(prompt_tokens=0, answer_tokens=128, depth=100).context_length() == 229
+    assert Sizes(prompt_tokens=512, answer_tokens=128, depth=100).context_length(4) == 741  # whole requests, too
     sizes = [Sizes(prompt_tokens=512, answer_tokens=128)]
     one = request_for(SETUP, sizes, PlanRequest())
     four = request_for(Setup(engine=EngineName.LLAMA_CPP, threads=2, parallel=4), sizes, PlanRequest())
