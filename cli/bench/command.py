@@ -80,7 +80,10 @@ def bench(
     offline: common.Offline = False,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Compare two results that --output json wrote: which differences are real."),
+        typer.Option(
+            "--compare",
+            help="Compare two results that --output json wrote, or two folders of them: which differences are real.",
+        ),
     ] = False,
     save: Annotated[
         bool,
@@ -141,6 +144,7 @@ def bench(
     llmrun bench ./model.gguf -d 0,1024,4096 --plot depth.svg
     llmrun bench ./model.gguf --tune
     llmrun bench --compare yesterday.json today.json
+    llmrun bench --compare before/ after/
     """  # noqa: D301 - the backspace before the examples keeps their lines apart
     from llmrun.cli.bench.flow import BenchRequest, execute, print_definitions
     from llmrun.engines.measure.points import Sweep

@@ -1,28 +1,47 @@
-"""Two results set against each other: ratios with intervals, and which of the differences are real.
+"""Results set against each other: ratios with intervals, and which of the differences are real.
 
-Rows belong together when all their settings are equal. A setting that has one value in the one result and another one
-in the other is what is compared: it may differ.
+Rows belong together when all their settings are equal. A setting that has one value on the one side and another one on
+the other is what is compared: it may differ.
 
-A difference is called real when Welch's test finds it, with Holm's correction for the number of comparisons, and when
-even the near end of its interval is beyond a margin. The margin is there because repetitions of one run do not show
-what changes between runs: memory that is laid out otherwise, a host that became busier. No margin covers a host that
-changes by a fifth from minute to minute, as was seen on a shared one: there, only runs in turns tell.
+Where a side has several runs, each of them counts as one number, the mean of its repetitions: Welch's test of their
+logarithms then has in it what changes from run to run; what it finds is real if the sides were measured in turns, and
+often enough.
+Where each side is one run, there are only repetitions, which do not show that: memory that is laid out otherwise, a
+host that became busier or moved the machine to other cores. A margin covers the least of it; what is found beyond it is
+a difference between these two runs, and no more is claimed.
+
+Holm's correction is for the number of comparisons.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from statistics import fmean
 from typing import Any
 
+from llmrun.engines.measure.cautions import find_cautions, in_turns
 from llmrun.engines.measure.samples import DEFINITIONS, Metric
 from llmrun.engines.measure.speeds import DRIFT
-from llmrun.engines.measure.statistics import Difference, adjust_holm, compare_welch
-from llmrun.engines.measure.stored import SETTINGS, StoredResult, StoredRow
+from llmrun.engines.measure.statistics import Difference, adjust_holm, compare_means, compare_welch
+from llmrun.engines.measure.stored import SETTINGS, StoredRow, StoredSide
 
-__all__ = ["Compared", "Comparison", "compare_results"]
+__all__ = ["ENOUGH_RUNS", "Claim", "Compared", "Comparison", "compare_results"]
 
+ENOUGH_RUNS = 6
+"""Fewer, of both sides together, show nothing real. A machine that has two speeds, as a virtual one whose cores the
+host moves, makes all n runs of A at the one and all m of B at the other with a probability of 2^(1-n-m): 6% for five.
+"""
 _SIGNIFICANT = 0.05
-_TOLD_BANDWIDTH = 0.05
 _COMPARED = (Metric.PREFILL, Metric.DECODE, Metric.THROUGHPUT, Metric.TTFT, Metric.TPOT, Metric.LOAD, Metric.COLD_START)
+
+
+class Claim(StrEnum):
+    """What a difference that was found is one of."""
+
+    REAL = "real"
+    """What is compared: several runs in turns show it."""
+    THESE_RUNS = "these runs"
+    """The runs that were measured; what else changed between them may have made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,24 +50,31 @@ class Compared:
 
     Attributes:
         settings: What the rows have in common.
-        first: Mean of the first result; second likewise.
+        first: Mean of the first side; second likewise.
+        runs: How many of each side have this figure; with one of each, repetitions are compared, else runs.
         difference: Their ratio, its interval, and the p value as it is.
-        adjusted: The p value with Holm's correction; None where a side is a single repetition.
-        real: Whether the difference is to be believed.
+        adjusted: The p value with Holm's correction; None where nothing can be tested.
+        claim: What is claimed of the difference; None if it may be chance.
     """
 
     settings: dict[str, Any]
     metric: Metric
     first: float
     second: float
+    runs: tuple[int, int]
     difference: Difference
     adjusted: float | None = None
-    real: bool = False
+    claim: Claim | None = None
 
     @property
     def better(self) -> bool:
         """Whether the second result is the better one."""
         return (self.difference.ratio > 1) is DEFINITIONS[self.metric].more_is_better
+
+    @property
+    def by_runs(self) -> bool:
+        """Whether runs were compared, not the repetitions of one run on each side."""
+        return max(self.runs) > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,114 +82,106 @@ class Comparison:
     """What came of it.
 
     Attributes:
-        changed: Settings that differ between the results throughout, with both values.
+        changed: Settings that differ between the sides throughout, with both values.
         pairs: Every figure of every pair of rows.
-        unmatched: Rows of either result that the other has no row for.
+        unmatched: Rows of either side that the other has no row for.
+        in_turns: Whether the runs of the sides were measured in turns, not one side after the other.
         cautions: What may have made a difference besides what is compared.
     """
 
     changed: dict[str, tuple[Any, Any]]
     pairs: tuple[Compared, ...]
     unmatched: int
+    in_turns: bool
     cautions: tuple[str, ...]
 
 
-def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
-    """Compare the second result with the first."""
+_Key = tuple[Any, ...]
+_Run = dict[_Key, list[StoredRow]]
+
+
+def compare_results(first: StoredSide, second: StoredSide) -> Comparison:
+    """Compare the second side with the first."""
     changed = _changed(first, second)
     names = [name for name in SETTINGS if name not in changed]
-    ours, theirs = _by_key(second.rows, names), _by_key(first.rows, names)
+    before, after = ([_by_key(run.rows, names) for run in side.runs] for side in (first, second))
+    ours, theirs = (dict.fromkeys(key for run in side for key in run) for side in (after, before))
     common = [key for key in theirs if key in ours]
-    pairs = [
-        pair for key in common for pair in _compare_rows(dict(zip(names, key, strict=True)), theirs[key], ours[key])
-    ]
+    pairs = [pair for key in common for pair in _compare_rows(dict(zip(names, key, strict=True)), key, before, after)]
+    turns = in_turns(first, second)
+    rows = [row for key in common for run in (*before, *after) for row in run.get(key, ())]
     return Comparison(
         changed=changed,
-        pairs=_judge(pairs),
+        pairs=_judge(pairs, turns=turns),
         unmatched=len(ours.keys() ^ theirs.keys()),
-        cautions=tuple(_cautions(first, second, [row for key in common for row in (*theirs[key], *ours[key])])),
+        in_turns=turns,
+        cautions=tuple(find_cautions(first, second, rows)),
     )
 
 
-def _changed(first: StoredResult, second: StoredResult) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that have one value in each result, and not the same."""
+def _changed(first: StoredSide, second: StoredSide) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that have one value on each side, and not the same."""
     changed = {}
     for name in SETTINGS:
-        values = [{row.settings[name] for row in result.rows} for result in (first, second)]
+        values = [{row.settings[name] for run in side.runs for row in run.rows} for side in (first, second)]
         if len(values[0]) == len(values[1]) == 1 and values[0] != values[1]:
             changed[name] = (values[0].pop(), values[1].pop())
     return changed
 
 
-def _by_key(rows: Sequence[StoredRow], names: Sequence[str]) -> dict[tuple[Any, ...], list[StoredRow]]:
-    found: dict[tuple[Any, ...], list[StoredRow]] = {}
+def _by_key(rows: Sequence[StoredRow], names: Sequence[str]) -> _Run:
+    found: _Run = {}
     for row in rows:
         if row.samples:
             found.setdefault(tuple(row.settings[name] for name in names), []).append(row)
     return found
 
 
-def _compare_rows(settings: dict[str, Any], first: Sequence[StoredRow], second: Sequence[StoredRow]) -> list[Compared]:
+def _compare_rows(settings: dict[str, Any], key: _Key, first: Sequence[_Run], second: Sequence[_Run]) -> list[Compared]:
     pairs = []
     for metric in _COMPARED:
-        before = [value for row in first for value in row.samples.get(metric, ())]
-        after = [value for row in second for value in row.samples.get(metric, ())]
-        if before and after:
-            pairs.append(
-                Compared(
-                    settings=settings,
-                    metric=metric,
-                    first=sum(before) / len(before),
-                    second=sum(after) / len(after),
-                    difference=compare_welch(before, after),
-                )
+        before, after = _samples(first, key, metric), _samples(second, key, metric)
+        if not before or not after:
+            continue
+        means = [[fmean(run) for run in side] for side in (before, after)]
+        single = len(before) == len(after) == 1
+        pairs.append(
+            Compared(
+                settings=settings,
+                metric=metric,
+                first=fmean(means[0]),
+                second=fmean(means[1]),
+                runs=(len(before), len(after)),
+                difference=compare_welch(before[0], after[0]) if single else compare_means(*means),
             )
+        )
     return pairs
 
 
-def _judge(pairs: Sequence[Compared]) -> tuple[Compared, ...]:
-    """Say which differences are real, all of them together."""
+def _samples(runs: Sequence[_Run], key: _Key, metric: Metric) -> list[list[float]]:
+    """Return the repetitions of each run that has the figure."""
+    found = ([value for row in run.get(key, ()) for value in row.samples.get(metric, ())] for run in runs)
+    return [values for values in found if values]
+
+
+def _judge(pairs: Sequence[Compared], *, turns: bool) -> tuple[Compared, ...]:
+    """Say which differences are claimed, all of them together."""
     tested = [pair for pair in pairs if pair.difference.p_value is not None]
     adjusted = dict(zip(map(id, tested), adjust_holm([pair.difference.p_value or 0.0 for pair in tested]), strict=True))
     return tuple(
-        Compared(
-            settings=pair.settings,
-            metric=pair.metric,
-            first=pair.first,
-            second=pair.second,
-            difference=pair.difference,
-            adjusted=adjusted.get(id(pair)),
-            real=adjusted.get(id(pair), 1.0) < _SIGNIFICANT and _beyond_drift(pair.difference),
-        )
+        replace(pair, adjusted=adjusted.get(id(pair)), claim=_claim(pair, adjusted.get(id(pair), 1.0), turns=turns))
         for pair in pairs
     )
+
+
+def _claim(pair: Compared, adjusted: float, *, turns: bool) -> Claim | None:
+    if adjusted >= _SIGNIFICANT:
+        return None
+    if pair.by_runs:
+        return Claim.REAL if turns and sum(pair.runs) >= ENOUGH_RUNS else Claim.THESE_RUNS
+    return Claim.THESE_RUNS if _beyond_drift(pair.difference) else None
 
 
 def _beyond_drift(difference: Difference) -> bool:
     low, high = difference.low, difference.high
     return low is not None and high is not None and (low > 1 + DRIFT or high < 1 / (1 + DRIFT))
-
-
-def _cautions(first: StoredResult, second: StoredResult, rows: Sequence[StoredRow]) -> list[str]:
-    cautions = []
-    if first.processor != second.processor:
-        cautions.append(f"the processors differ: {first.processor}, and {second.processor}")
-    for threads in first.bandwidths.keys() & second.bandwidths.keys():
-        ratio = second.bandwidths[threads] / first.bandwidths[threads]
-        if abs(ratio - 1) > _TOLD_BANDWIDTH:
-            cautions.append(
-                f"the machine itself was another one: it read memory {ratio:.2f} times as fast in the second result "
-                f"({threads} threads)"
-            )
-    cautions += [
-        f"{engine} is another build or version in the second result"
-        for engine in first.builds.keys() & second.builds.keys()
-        if first.builds[engine] != second.builds[engine]
-    ]
-    digests = {row.tokens_digest for row in rows}
-    if len(digests) > 1:
-        cautions.append("the token ids were not the same")
-    noisy = sum(any(warning.startswith(("too noisy", "disturbed")) for warning in row.warnings) for row in rows)
-    if noisy:
-        cautions.append(f"{noisy} of the {len(rows)} rows were disturbed or noisy when they were measured")
-    return cautions

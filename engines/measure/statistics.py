@@ -165,8 +165,7 @@ def t_quantile(share: float, freedom: float) -> float:
     low, high = 0.0, 1.0
     while 1 - _two_sided(high, freedom) / 2 < share:
         high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
+    while low < (middle := (low + high) / 2) < high:  # until they are neighbours among the numbers
         if 1 - _two_sided(middle, freedom) / 2 < share:
             low = middle
         else:

@@ -57,7 +57,7 @@ class StoredResult:
         name: What it is called in sentences.
         created: When it was done, in ISO 8601; moment is the same instant.
         llmrun: Version of the program.
-        processor: Of the machine; cores and memory_bytes likewise.
+        machine: Its processor, cores and memory in words.
         bandwidths: Bytes of memory a second, by the number of threads.
         builds: Version and stamp of each engine.
     """
@@ -66,9 +66,7 @@ class StoredResult:
     created: str
     moment: datetime.datetime
     llmrun: str
-    processor: str | None
-    cores: int
-    memory_bytes: int
+    machine: str
     bandwidths: Mapping[int, float]
     builds: Mapping[str, str]
     rows: tuple[StoredRow, ...]
@@ -171,9 +169,7 @@ def parse_result(document: Any, name: str) -> StoredResult:
             created=_text(document["created"]),
             moment=_moment(document["created"]),
             llmrun=_text(document["llmrun"]),
-            processor=_optional_text(document["machine"]["cpu"]["name"]),
-            cores=int(_number(document["machine"]["cpu"]["logical_cores"])),
-            memory_bytes=int(_number(document["machine"]["memory"]["total_bytes"])),
+            machine=_machine(document["machine"]),
             bandwidths=_bandwidths(document["limits"]),
             builds={_text(each["engine"]): f"{each['version']} {_text(each['stamp'])}" for each in document["engines"]},
             rows=tuple(_row(row) for row in document["rows"]),
@@ -218,6 +214,12 @@ def _setting(value: Any) -> Any:
     if not (value is None or isinstance(value, str | int)):
         raise ValueError(f"{value!r} is no setting")
     return value
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    cpu = machine["cpu"]
+    name = _optional_text(cpu["name"]) or "an unknown processor"
+    return f"{name} ({int(cpu['logical_cores'])} cores, {int(machine['memory']['total_bytes']) / (1 << 30):.0f} GiB)"
 
 
 def _moment(value: Any) -> datetime.datetime:

@@ -1,4 +1,4 @@
-"""`llmrun bench --compare` through the real command, on results in which the differences are planted."""
+"""`llmrun bench --compare` through the real command, on results and folders of them with planted differences."""
 
 import copy
 import json
@@ -58,6 +58,8 @@ def test_a_tenth_is_found(measured: dict[str, Any], compared: Callable[..., dict
     assert len(found["comparisons"]) == 4
     for each in found["comparisons"]:
         assert each["real"] is True
+        assert each["claim"] == "these runs"
+        assert (each["unit"], each["first_runs"], each["second_runs"]) == ("repetition", 1, 1)
         assert each["better"] is False
         assert each["adjusted_p_value"] < 0.001
         assert each["low"] < (0.9 if each["figure"] == RATE else 1 / 0.9) < each["high"]
@@ -79,12 +81,14 @@ def test_what_is_found_is_said_in_words(llmrun: Callable[..., Any], measured: di
     second = write(tmp_path / "b.json", other)
     text = llmrun("bench", "--compare", first, second).text
     assert "→ 17" in text
+    assert text.count("these runs: B was") == 4
     assert "faster" in text
     assert "slower" not in text
+    assert "real:" not in text
     assert "the token ids were not the same" in text
     assert "depth 16" in text
     same = llmrun("bench", "--compare", first, first).text
-    assert same.count("no real difference") == 4
+    assert same.count("no difference shown") == 4
 
 
 def test_one_repetition_says_nothing(measured: dict[str, Any], compared: Callable[..., dict[str, Any]]) -> None:
@@ -106,6 +110,121 @@ def test_rows_that_have_no_partner_are_counted(
     assert found["unmatched_rows"] == 2
 
 
+@pytest.fixture
+def folders(measured: dict[str, Any], tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """Write runs of both sides, made in turns, each with a speed of its own."""
+
+    def write_all(counts: tuple[int, int], factor: float, *, drift: float = 0.03) -> tuple[Path, Path]:
+        draw = random.Random(11)
+        for side, (count, speed) in enumerate(zip(counts, (1.0, factor), strict=True)):
+            (tmp_path / "ab"[side]).mkdir()
+            for number in range(count):
+                run = planted(measured, speed * draw.gauss(1, drift), seed=100 * side + number)
+                run["created"] = f"2026-01-01T12:{2 * number + side:02}:00+00:00"
+                write(tmp_path / "ab"[side] / f"{number}.json", run)
+        return tmp_path / "a", tmp_path / "b"
+
+    return write_all
+
+
+def test_folders_of_runs_are_compared_run_by_run(
+    llmrun: Callable[..., Any], folders: Callable[..., tuple[Path, Path]]
+) -> None:
+    before, after = folders((5, 4), 0.8)
+    done = llmrun("bench", "--compare", before, after, "--output", "json")
+    found = json.loads(done.stdout)
+    assert found["first"] == {
+        "name": str(before),
+        "created": "2026-01-01T12:00:00+00:00",
+        "last_created": "2026-01-01T12:08:00+00:00",
+        "runs": 5,
+    }
+    assert found["second"]["runs"] == 4
+    assert found["in_turns"] is True
+    assert len(found["comparisons"]) == 4
+    for each in found["comparisons"]:
+        assert (each["unit"], each["first_runs"], each["second_runs"]) == ("run", 5, 4)
+        assert (each["real"], each["claim"], each["better"]) == (True, "real", False)
+        assert each["low"] < (0.8 if each["figure"] == RATE else 1 / 0.8) < each["high"]
+    text = llmrun("bench", "--compare", before, after).text
+    assert f"A: {before}, 5 runs, " in text
+    assert f"B: {after}, 4 runs, " in text
+    assert text.count("real: B is") == 4
+    assert text.count("% slower") == 4
+
+
+def test_what_runs_differ_by_anyway_is_not_claimed(
+    llmrun: Callable[..., Any], folders: Callable[..., tuple[Path, Path]]
+) -> None:
+    before, after = folders((4, 4), 1.0, drift=0.2)
+    text = llmrun("bench", "--compare", before, after).text
+    assert text.count("no difference shown") == 4
+    one = llmrun("bench", "--compare", before / "0.json", after / "1.json").text
+    assert "these runs: B was" in one
+    assert "measure both 3 times or more, in turns" in one
+
+
+def test_one_result_against_a_folder(llmrun: Callable[..., Any], folders: Callable[..., tuple[Path, Path]]) -> None:
+    before, after = folders((8, 1), 0.7)
+    text = llmrun("bench", "--compare", before, after / "0.json").text
+    assert text.count("real: B is") == 4
+    assert "one run against several" in text
+    turned = llmrun("bench", "--compare", after, before).text
+    assert turned.count("% faster") == 4
+
+
+def test_what_else_is_in_a_folder(llmrun: Callable[..., Any], folders: Callable[..., tuple[Path, Path]]) -> None:
+    before, after = folders((3, 3), 1.0)
+    write(before / "machine.json", {"version": 1})
+    (before / "copy.json").write_bytes((before / "0.json").read_bytes())
+    (before / "notes.txt").write_text("not looked at")
+    (before / ".hidden.json").write_text("nor this")
+    (before / "folder.json").mkdir()
+    done = llmrun("bench", "--compare", before, after, "--output", "json")
+    assert done.code == 0, done.errors
+    found = json.loads(done.stdout)
+    assert found["first"]["runs"] == 3
+    assert found["cautions"][:2] == [
+        "A: what is no result was left out (files: 1)",
+        "A: a run that was there twice counts once (copies: 1)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param('{"schema": "llmrun.bench", ', "not JSON", id="cut off"),
+        pytest.param('{"schema": "llmrun.bench", "version": 1}', "damaged", id="damaged"),
+        pytest.param('{"schema": "llmrun.bench", "version": 2}', "version 2", id="of a later version"),
+    ],
+)
+def test_a_broken_file_in_a_folder_is_refused(
+    llmrun: Callable[..., Any], folders: Callable[..., tuple[Path, Path]], content: str, words: str
+) -> None:
+    before, after = folders((2, 2), 1.0)
+    (after / "1.json").write_text(content)
+    done = llmrun("bench", "--compare", before, after)
+    assert done.code == 4
+    assert str(after / "1.json") in done.errors
+    assert words in done.errors
+    assert done.stdout == b""
+
+
+def test_a_folder_without_results_is_refused(
+    llmrun: Callable[..., Any], folders: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    before, _ = folders((2, 2), 1.0)
+    empty, foreign = tmp_path / "empty", tmp_path / "foreign"
+    empty.mkdir()
+    foreign.mkdir()
+    write(foreign / "machine.json", {"version": 1})
+    for folder in (empty, foreign):
+        done = llmrun("bench", "--compare", before, folder)
+        assert done.code == 4
+        assert f"there is no result in the folder {folder}" in done.errors
+        assert f"llmrun bench MODEL --output json > {folder / '1.json'}" in done.errors
+
+
 def changed(document: dict[str, Any], **values: Any) -> dict[str, Any]:
     return copy.deepcopy(document) | values
 
@@ -121,6 +240,7 @@ def changed(document: dict[str, Any], **values: Any) -> dict[str, Any]:
         pytest.param(lambda good: changed(good, rows=[{}]), "damaged", id="an empty row"),
         pytest.param(lambda good: changed(good, machine=None), "damaged", id="no machine"),
         pytest.param(lambda good: changed(good, created=5), "damaged", id="no time"),
+        pytest.param(lambda good: changed(good, created="noon"), "damaged", id="no time that a clock shows"),
         pytest.param(
             lambda good: changed(good, rows=[good["rows"][0] | {"samples": {RATE: [1.0, -3.0]}}]),
             "-3.0",

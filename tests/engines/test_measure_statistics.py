@@ -7,7 +7,14 @@ import numpy
 import pytest
 from scipy import stats
 
-from llmrun.engines.measure.statistics import adjust_holm, compare_welch, percentile, summarize, t_quantile
+from llmrun.engines.measure.statistics import (
+    adjust_holm,
+    compare_means,
+    compare_welch,
+    percentile,
+    summarize,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3.7, 9, 40, 1000])
@@ -63,6 +70,35 @@ def test_a_single_value_is_compared_without_a_claim() -> None:
 def test_equal_repetitions_are_no_division_by_zero() -> None:
     assert compare_welch([5.0, 5.0], [5.0, 5.0]).p_value == 1.0
     assert compare_welch([5.0, 5.0], [6.0, 6.0]).p_value == 0.0
+
+
+def test_several_runs_on_both_sides_are_compared_by_welchs_test() -> None:
+    first, second = [100.0, 104.0, 97.0], [91.0, 90.0, 95.0, 93.0]
+    assert compare_means(first, second) == compare_welch(first, second)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_run_against_several_is_scipys_test_with_the_variance_of_the_several(seed: int) -> None:
+    draw = numpy.random.default_rng(seed)
+    several, single = draw.lognormal(4, 0.1, 2 + seed), draw.lognormal(4.2, 0.1, 1)
+    logs = numpy.log(several)
+    wanted = stats.ttest_ind_from_stats(
+        float(numpy.log(single[0])), 0.0, 1, float(logs.mean()), float(logs.std(ddof=1)), len(logs), equal_var=True
+    )
+    shift = numpy.log(single[0]) - logs.mean()
+    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / len(logs))
+    found = compare_means(several.tolist(), single.tolist())
+    assert found.p_value == pytest.approx(wanted.pvalue, rel=1e-7)
+    assert (found.low, found.high) == pytest.approx((math.exp(shift - half), math.exp(shift + half)))
+    turned = compare_means(single.tolist(), several.tolist())
+    assert turned.p_value == pytest.approx(found.p_value)
+    assert turned.ratio == pytest.approx(1 / found.ratio)
+    assert (turned.low, turned.high) == pytest.approx((math.exp(-shift - half), math.exp(-shift + half)))
+
+
+def test_equal_runs_are_no_division_by_zero() -> None:
+    assert compare_means([5.0, 5.0], [5.0]).p_value == 1.0
+    assert compare_means([6.0], [5.0, 5.0]).p_value == 0.0
 
 
 def test_several_tests_together_are_adjusted_as_holm_says() -> None:
