@@ -4,7 +4,6 @@ Tokens are counted when their answer is complete, so that the rate is that of re
 """
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -83,7 +82,7 @@ def choose_batch_progress(*, quiet: bool) -> BatchProgress:
     """Return what fits: nothing when quiet, a bar on a terminal that can draw one, lines elsewhere."""
     if quiet:
         return _Silent()
-    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+    if os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb":
         return _Bar()
     return _Lines()
 

@@ -5,7 +5,6 @@ bar is drawn, because most commands never draw one.
 """
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ def choose_progress(quiet: bool) -> StagedProgress:
     """Return what fits: nothing when quiet, a bar on a terminal that can draw one, plain lines elsewhere."""
     if quiet:
         return SILENT
-    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+    if os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb":
         return TerminalProgress()
     return PlainProgress()
 

@@ -48,7 +48,7 @@ def execute(request: BenchRequest) -> None:
 
     Raises:
         LlmrunError: A model cannot be found, a size cannot be measured, or every engine failed.
-        SystemExit: 130 after Ctrl-C; what was done has been written.
+        SystemExit: 130 after Ctrl-C, 143 and 129 after TERM and HUP; what was done has been written.
     """
     if request.tune:
         from llmrun.cli.bench.tune import execute_tune
@@ -58,7 +58,7 @@ def execute(request: BenchRequest) -> None:
     check_plot(request.plot)
     progress = choose_bench_progress(quiet=request.quiet)
     machine = probe_machine()
-    candidates = [_find(request, reference, machine, progress) for reference in request.models]
+    candidates = _find_all(request, machine, progress)
     for candidate in candidates:
         check_sizes(request.sweep, candidate.info, candidate.model.path.name)
     bench = Bench(
@@ -70,20 +70,31 @@ def execute(request: BenchRequest) -> None:
         with_limits=request.with_limits,
         with_cold_start=request.with_cold_start,
     )
-    rows, interrupted = _collect(bench, request)
-    _write(request, bench, rows, machine, candidates, interrupted=interrupted)
-    if request.save:
+    rows, stopped = _collect(bench, request)
+    if request.save:  # first: what cannot be written must not take what was measured with it
         from llmrun.cli.bench.choice import save
 
         save(rows, candidates, machine, quiet=request.quiet)
-    if interrupted:
-        raise SystemExit(ExitCode.INTERRUPTED)
+    _write(request, bench, rows, machine, candidates, interrupted=stopped is not None)
+    if stopped is not None:
+        raise SystemExit(stopped)
     _raise_if_all_failed(rows)
 
 
 def print_definitions() -> None:
     """Say how each figure is taken."""
     write_out(definitions_text())
+
+
+def _find_all(request: BenchRequest, machine: Machine, progress: StagedProgress) -> list[Candidate]:
+    """Return the models, each once, however often and by whatever names it was given."""
+    found: dict[str, Candidate] = {}
+    for reference in request.models:
+        candidate = _find(request, reference, machine, progress)
+        first = found.setdefault(candidate.identity.digest, candidate)
+        if first is not candidate and not request.quiet:
+            report_line(f"llmrun: {reference} is measured once: it is the same as {first.model.ref.text}")
+    return list(found.values())
 
 
 def _find(request: BenchRequest, reference: str, machine: Machine, progress: StagedProgress) -> Candidate:
@@ -98,18 +109,20 @@ def _find(request: BenchRequest, reference: str, machine: Machine, progress: Sta
     )
 
 
-def _collect(bench: Bench, request: BenchRequest) -> tuple[list[Row], bool]:
-    """Return the rows, and whether Ctrl-C ended the measurement before its end."""
+def _collect(bench: Bench, request: BenchRequest) -> tuple[list[Row], int | None]:
+    """Return the rows, and the exit code of the signal that ended the measurement before its end, if one did."""
     rows: list[Row] = []
+    stopped = None
     try:
         for row in bench.run():
             rows.append(row)
             if request.output == "jsonl":
                 write_row(row)
-    except KeyboardInterrupt:
-        report_line("llmrun: interrupted; what was measured until then follows")
-        return rows, True
-    return rows, False
+    except (KeyboardInterrupt, SystemExit) as stop:  # TERM and HUP end a command by SystemExit
+        stopped = int(ExitCode.INTERRUPTED) if isinstance(stop, KeyboardInterrupt) else int(stop.code or 0)
+        follows = "; what was measured until then follows" if rows and request.output != "jsonl" else ""
+        report_line(f"llmrun: interrupted{follows}")
+    return rows, stopped
 
 
 def _write(

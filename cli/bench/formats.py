@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmrun.cli.output import write_json, write_out
@@ -11,7 +12,7 @@ from llmrun.engines.measure.bench import Row
 from llmrun.engines.measure.result import SCHEMA, VERSION, row_document
 from llmrun.engines.measure.samples import DEFINITIONS, Metric
 
-__all__ = ["csv_text", "definitions_text", "markdown_text", "write_row", "write_whole"]
+__all__ = ["csv_text", "definitions_text", "markdown_text", "name", "short_names", "write_row", "write_whole"]
 
 _SETTINGS = (
     "model",
@@ -73,9 +74,11 @@ def markdown_text(document: Mapping[str, Any]) -> str:
     """Return a table as llama-bench writes it: mean ± standard deviation."""
     head = ("model", "engine", "threads", "test", "tokens/s", "of the limit", "TTFT", "TPOT (p95)", "peak memory")
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    models = short_names(row["model"] for row in document["rows"])
     for row in document["rows"]:
-        lines += ["| " + " | ".join(cells) + " |" for cells in _markdown_cells(row)]
-    notes = [f"- {name(row)}: {warning}" for row in document["rows"] for warning in row["warnings"]]
+        cells = _markdown_cells(row, models[row["model"]])
+        lines += ["| " + " | ".join(_markdown_cell(text) for text in line) + " |" for line in cells]
+    notes = [f"- {name(row)}: {_in_one_line(warning)}" for row in document["rows"] for warning in row["warnings"]]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
@@ -89,11 +92,25 @@ def name(row: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _markdown_cells(row: Mapping[str, Any]) -> list[list[str]]:
-    model = row["model"].replace("|", "\\|").rsplit("/", 1)[-1]
+def short_names(references: Iterable[str]) -> dict[str, str]:
+    """Return the last part of each path or name; the whole of those that have it in common with another one."""
+    last = {reference: reference.rstrip("/").rsplit("/", 1)[-1] or reference for reference in references}
+    count = Counter(last.values())
+    return {reference: part if count[part] == 1 else reference for reference, part in last.items()}
+
+
+def _markdown_cell(text: str) -> str:
+    return _in_one_line(text).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def _markdown_cells(row: Mapping[str, Any], model: str) -> list[list[str]]:
     first = [model, row["engine"], str(row["threads"])]
     if row["error"]:
-        return [[*first, "failed", row["error"]["message"].replace("|", "\\|"), "", "", "", ""]]
+        return [[*first, "failed", row["error"]["message"], "", "", "", ""]]
     cells = []
     memory = f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB"
     suffix = (f" @ d{row['depth']}" if row["depth"] else "") + (f" × {row['parallel']}" if row["parallel"] > 1 else "")  # noqa: RUF001

@@ -5,12 +5,16 @@ is drawn where it was measured: what decode would be if it read memory as fast a
 multiplied as fast. matplotlib is an extra (`pip install llmrun[plot]`) and is imported for nothing else.
 """
 
+import contextlib
 import importlib.util
+import io
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmrun.cli.bench.formats import name
+from llmrun.cli.bench.formats import name, short_names
 from llmrun.engines.measure.samples import DEFINITIONS, Metric
 from llmrun.errors import StorageError, UsageError
 
@@ -38,6 +42,7 @@ def check_plot(path: Path | None) -> None:
 
     Raises:
         UsageError: The name says no format, the folder is not there, or matplotlib is not installed.
+        StorageError: Nothing can be written there.
     """
     if path is None:
         return
@@ -45,6 +50,10 @@ def check_plot(path: Path | None) -> None:
         raise UsageError(f"--plot wants a file that ends in .svg or .png, found {path}")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"--plot {path}: there is no folder {path.absolute().parent}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--plot {path}: it is there and is no file")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise StorageError(f"--plot {path}: nothing may be written in {path.absolute().parent}")
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--plot draws with matplotlib, which is not installed", fix="pip install 'llmrun[plot]'")
 
@@ -63,21 +72,34 @@ def write_plot(document: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     # Text stays text in an SVG, and the same result gives the same file.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmrun"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmrun"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of signs that the font has not, for whoever wrote the program
         panels = [panel for panel in _PANELS if any(panel[0].value in row["statistics"] for row in rows)]
         figure = Figure(figsize=(_INCHES[0] * max(2, len(panels)), _INCHES[1]), layout="constrained")
         for axes, (metric, share) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             measured = [row for row in rows if metric.value in row["statistics"]]
             _draw(axes, metric, share, measured)
-        figure.suptitle(_title(document), fontsize=9)
-        try:
-            figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None, dpi=130)
-        except OSError as error:
-            raise StorageError(f"--plot {path} cannot be written: {error.strerror or error}") from error
+        figure.suptitle(_title(document), fontsize=9, parse_math=False)
+        drawn, kind = io.BytesIO(), path.suffix.lower().removeprefix(".")
+        figure.savefig(drawn, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=130)
+    _replace(path, drawn.getvalue())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file in one step: when the disk is full, what was there before is still there."""
+    target = path.resolve()
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise StorageError(f"--plot {path} cannot be written: {error.strerror or error}") from error
 
 
 def _title(document: Mapping[str, Any]) -> str:
-    models = ", ".join(model["path"].rsplit("/", 1)[-1] for model in document["models"])
+    models = ", ".join(short_names(model["path"] for model in document["models"]).values())
     return f"{models} on {document['machine']['cpu']['name'] or 'an unknown processor'}, {document['created'][:10]}"
 
 
@@ -85,10 +107,11 @@ def _draw(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapping[s
     axis = next((field for field in _AXES if len({row[field] for row in rows}) > 1), None)
     axes.set_title(DEFINITIONS[metric].label)
     axes.set_ylabel("tokens/s")
-    if axis is None or len({_series(row, axis) for row in rows}) == len(rows):
+    names = None if axis is None else _series(rows, axis)
+    if axis is None or names is None or len(set(names)) == len(rows):
         _draw_bars(axes, metric, share, rows)
     else:
-        _draw_lines(axes, metric, share, rows, axis)
+        _draw_lines(axes, metric, share, list(zip(names, rows, strict=True)), axis)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -104,17 +127,20 @@ def _draw_bars(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapp
             axes.hlines(
                 limit, place - 0.35, place + 0.35, **_LIMIT, label="limit of the machine" if place == 0 else None
             )
-    several = len({row["model"] for row in rows}) > 1
-    labels = [(f"{_file(row)}\n" if several else "") + name(row).replace(", ", "\n") for row in rows]
-    axes.set_xticks(range(len(rows)), labels, fontsize=8)
+    models = short_names(row["model"] for row in rows)
+    several = len(models) > 1
+    labels = [(f"{models[row['model']]}\n" if several else "") + name(row).replace(", ", "\n") for row in rows]
+    axes.set_xticks(range(len(rows)), labels, fontsize=8, parse_math=False)
     axes.set_xlim(-0.75, len(rows) - 0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
 
 
-def _draw_lines(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapping[str, Any]], axis: str) -> None:
-    for number, series in enumerate(dict.fromkeys(_series(row, axis) for row in rows)):
-        members = sorted((row for row in rows if _series(row, axis) == series), key=lambda row: int(row[axis]))
+def _draw_lines(
+    axes: Any, metric: Metric, share: str | None, rows: Sequence[tuple[str, Mapping[str, Any]]], axis: str
+) -> None:
+    for number, series in enumerate(dict.fromkeys(series for series, _ in rows)):
+        members = sorted((row for own, row in rows if own == series), key=lambda row: int(row[axis]))
         places = [row[axis] for row in members]
         means = [row["statistics"][metric.value]["mean"] for row in members]
         errors = [_error(row, metric) or 0.0 for row in members]
@@ -123,24 +149,34 @@ def _draw_lines(axes: Any, metric: Metric, share: str | None, rows: Sequence[Map
         if all(limit is not None for limit in limits):
             axes.plot(places, limits, **(_LIMIT | {"color": f"C{number % 10}"}), label=f"limit, {series}")
     axes.set_xlabel(_AXES[axis])
-    axes.legend(fontsize=8)
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
 
 
-def _series(row: Mapping[str, Any], axis: str) -> str:
-    """Return what a line is called: everything about a row but the axis."""
-    told = [_file(row), row["engine"]]
-    told += [
-        f"{label} {row[field]}" for field, label in _FIELDS.items() if field != axis and row[field] != _USUAL.get(field)
+def _series(rows: Sequence[Mapping[str, Any]], axis: str) -> list[str]:
+    """Return what line each row belongs to: everything about it but the axis.
+
+    The engine is first, because a legend leaves out what begins with an underscore, and names of files may.
+    """
+    models = short_names(row["model"] for row in rows)
+    usual = {field: row[field] for row in rows[:1] for field in ("prompt_tokens", "answer_tokens")} | _USUAL
+    told = [field for field in _FIELDS if field != axis and {row[field] for row in rows} != {usual[field]}]
+    return [
+        ", ".join([row["engine"], models[row["model"]], *(f"{_FIELDS[field]} {row[field]}" for field in told)])
+        for row in rows
     ]
-    return ", ".join(told)
 
 
-_FIELDS = {"threads": "threads", "depth": "depth", "parallel": "at once", "kv_type": "KV", "gpu_layers": "GPU layers"}
-_USUAL = {"depth": 0, "parallel": 1, "kv_type": "f16", "gpu_layers": None}
-
-
-def _file(row: Mapping[str, Any]) -> str:
-    return str(row["model"]).rstrip("/").rsplit("/", 1)[-1]
+_FIELDS = {
+    "threads": "threads",
+    "depth": "depth",
+    "parallel": "at once",
+    "kv_type": "KV",
+    "gpu_layers": "GPU layers",
+    "prompt_tokens": "prompt",
+    "answer_tokens": "answer",
+}
+_USUAL = {"threads": None, "depth": 0, "parallel": 1, "kv_type": "f16", "gpu_layers": None}
 
 
 def _error(row: Mapping[str, Any], metric: Metric) -> float | None:

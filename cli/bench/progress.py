@@ -1,7 +1,6 @@
 """The bar of a measurement, drawn between two repetitions only: one that moves by itself would be measured too."""
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ def choose_bench_progress(*, quiet: bool) -> StagedProgress:
     """Return a bar on a terminal, lines elsewhere, nothing when quiet."""
     if quiet:
         return SILENT
-    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+    if os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb":
         return StillProgress()
     return PlainProgress()
 

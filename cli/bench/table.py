@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmrun.cli.bench.formats import name
+from llmrun.cli.bench.formats import name, short_names
 from llmrun.cli.output import inert, write_out
 from llmrun.engines.measure.samples import DEFINITIONS, Metric
 
@@ -42,9 +42,10 @@ def table_text(document: Mapping[str, Any], *, colour: bool = False, width: int 
     console = Console(
         file=text, force_terminal=colour, width=columns, emoji=False, markup=False, highlight=False, no_color=not colour
     )
+    names = short_names(model["path"] for model in document["models"])
     for model in document["models"]:
         rows = [row for row in document["rows"] if row["model_digest"] == model["digest"]]
-        console.print(inert(_heading(model)))
+        console.print(inert(_heading(model, names[model["path"]])), soft_wrap=True)
         measured = [row for row in rows if not row["error"]]
         if measured:
             console.print(_rates(measured))
@@ -57,8 +58,7 @@ def table_text(document: Mapping[str, Any], *, colour: bool = False, width: int 
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def _heading(model: Mapping[str, Any]) -> str:
-    file = model["path"].rsplit("/", 1)[-1]
+def _heading(model: Mapping[str, Any], file: str) -> str:
     parts = [model["architecture"], model["quantization"], f"{model['parameters'] / 1e6:,.0f} M parameters"]
     return f"{file} ({', '.join(part for part in parts if part)}, {model['size_bytes'] / 2**20:,.0f} MiB)"
 
@@ -98,8 +98,10 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> "Table":
+    several = len({_sizes(row) for row in rows}) > 1
     table = _table(
         ("engine", "wrap"),
+        *((("sizes", "right"),) if several else ()),
         ("TTFT", "right"),
         ("TPOT (p95)", "right"),
         ("load", "right"),
@@ -111,10 +113,14 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> "Table":
         gpu = row["gpu_memory_bytes"]
         memory = f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB" + (f" + {gpu / 2**20:,.0f} GPU" if gpu else "")
         table.add_row(
-            name(row), _time(_median(row, Metric.TTFT)), _pair(tpot, p95), _time(_median(row, Metric.LOAD)),
-            _time(_median(row, Metric.COLD_START)), memory,
+            name(row), *((_sizes(row),) if several else ()), _time(_median(row, Metric.TTFT)), _pair(tpot, p95),
+            _time(_median(row, Metric.LOAD)), _time(_median(row, Metric.COLD_START)), memory,
         )  # fmt: skip
     return table
+
+
+def _sizes(row: Mapping[str, Any]) -> str:
+    return f"{row['prompt_tokens']} + {row['answer_tokens']}"
 
 
 def _bar(value: float, best: float) -> str:
@@ -147,15 +153,12 @@ def _time(seconds: float | None) -> str:
 
 def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     failures = [
-        f"✗ {name(row)}, {row['prompt_tokens']} + {row['answer_tokens']}: {row['error']['message']}"
+        f"✗ {name(row)}, {_sizes(row)}: {row['error']['message']}"
+        + (f" (fix: {row['error']['fix']})" if row["error"]["fix"] else "")
         for row in rows
         if row["error"]
     ]
-    warnings = [
-        f"! {name(row)}, {row['prompt_tokens']} + {row['answer_tokens']}: {warning}"
-        for row in rows
-        for warning in row["warnings"]
-    ]
+    warnings = [f"! {name(row)}, {_sizes(row)}: {warning}" for row in rows for warning in row["warnings"]]
     return failures + warnings
 
 
@@ -176,9 +179,10 @@ def _footer(document: Mapping[str, Any]) -> list[str]:
             )
         if known:
             lines.append(f"limits measured on {limit['threads']} threads: {', '.join(known)}")
+    count = document["repetitions"]
     lines.append(
-        f"{document['repetitions']} repetitions after a warm-up; ± is half of the 95% interval of the mean; times are "
-        "medians; --explain says how each figure is taken"
+        f"{count} repetition{'s' if count != 1 else ''} after a warm-up; ± is half of the 95% interval of the mean; "
+        "times are medians; --explain says how each figure is taken"
     )
     if document["interrupted"]:
         lines.append("interrupted: not all points were measured")

@@ -12,7 +12,7 @@ from llmrun.engines.measure.candidates import Candidate, ModelIdentity
 from llmrun.engines.measure.cold_start import ColdStart, measure_cold_start
 from llmrun.engines.measure.energy import EnergyMeter, open_nvml
 from llmrun.engines.measure.limits import Limits, decode_bytes, measure_limits, prefill_operations
-from llmrun.engines.measure.points import Point, Setup, Sweep, request_for
+from llmrun.engines.measure.points import Point, Setup, Sweep
 from llmrun.engines.measure.run import Instruments, Measured, measure_point
 from llmrun.engines.measure.samples import Metric
 from llmrun.engines.measure.statistics import Summary, summarize
@@ -144,7 +144,7 @@ class Bench:
         error: LlmrunError | None = None
         cold = ColdStart()
         try:
-            plan = candidate.plan(setup.engine, request_for(setup, sizes, self._request))
+            plan = candidate.plan_setup(setup, sizes, self._request)
             cold = self._start_cold(candidate, setup, plan)
         except LlmrunError as refused:
             error = refused

@@ -1,16 +1,18 @@
 """What can be measured: models that are on this disk, each with the engines that can run it."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmrun.engines.installed.facts import EngineFacts, probe_engines
+from llmrun.engines.measure.points import Setup, Sizes, request_for
 from llmrun.engines.options import check_options
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.selection.judgement import judge
 from llmrun.engines.selection.setting import Setting
 from llmrun.engines.selection.subject import Subject, local_subject
 from llmrun.engines.types import DRIVEN_ENGINES, EngineName, LoadPlan
-from llmrun.errors import LlmrunError, NoUsableEngineError
+from llmrun.errors import LlmrunError, NotEnoughMemoryError, NoUsableEngineError
 from llmrun.hardware.types import Machine
 from llmrun.models.reference import parse_reference
 from llmrun.models.resolver.resolve import find_on_disk
@@ -73,6 +75,37 @@ class Candidate:
             raise NoUsableEngineError(f"{engine} has no plan for {self.model.path}")
         check_options(engine, request, on_gpu=self.on_gpu(engine))
         return judged.plan
+
+    def plan_setup(self, setup: Setup, sizes: Sequence[Sizes], request: PlanRequest) -> LoadPlan:
+        """Return how the model is loaded for the largest of the sizes.
+
+        Raises:
+            LlmrunError: It cannot be; says what would fit in memory, in terms of what is measured.
+        """
+        try:
+            return self.plan(setup.engine, request_for(setup, sizes, request))
+        except NotEnoughMemoryError as refused:
+            raise NotEnoughMemoryError(refused.message, fix=self._what_fits(setup, sizes, request)) from None
+
+    def _what_fits(self, setup: Setup, sizes: Sequence[Sizes], request: PlanRequest) -> str:
+        """Return how many requests at once there is memory for, or how much context for one of them."""
+
+        def fits(parallel: int, context_length: int | None) -> bool:
+            tried = request_for(replace(setup, parallel=parallel), sizes, request)
+            if context_length is not None:
+                tried = replace(tried, context_length=context_length)
+            try:
+                self.plan(setup.engine, tried)
+            except LlmrunError:
+                return False
+            return True
+
+        at_once = bisect_left(range(1, setup.parallel), True, key=lambda count: not fits(count, None))
+        if at_once:
+            return f"-b {at_once} fits"
+        longest = max(each.context_length() for each in sizes)
+        room = bisect_left(range(1, longest), True, key=lambda length: not fits(1, length))
+        return f"one request with up to {room:,} tokens of context fits" if room else "a smaller model, or quantization"
 
     def on_gpu(self, engine: EngineName) -> bool:
         """Return whether an engine would use a GPU here."""

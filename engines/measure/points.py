@@ -4,7 +4,7 @@ A point is one row of the result. Points that need the same process (same model,
 another, so that a model is loaded once for all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -132,7 +132,7 @@ def _what_fits(sizes: Sizes, parallel: int, room: int) -> str:
     return f"{together} up to {most} fit" if most > 1 else f"{together} up to {room - 1} fit at depth 0"
 
 
-def request_for(setup: Setup, sizes: list[Sizes], base: PlanRequest) -> PlanRequest:
+def request_for(setup: Setup, sizes: Sequence[Sizes], base: PlanRequest) -> PlanRequest:
     """Return what a plan is asked for: room for the largest of the sizes, nothing guessed ahead, nothing kept on disk.
 
     llama.cpp divides one context among the sequences; the other engines make one of this size for each.

@@ -24,6 +24,7 @@ __all__ = ["SCHEMA", "VERSION", "document", "find_warnings", "row_document", "to
 
 SCHEMA, VERSION = "llmrun.bench", 1
 _TOO_NOISY = 0.1  # half of the interval, as a share of the mean
+_WORTH_TELLING = 0.01  # cores
 _RATES = (Metric.PREFILL, Metric.DECODE, Metric.THROUGHPUT)
 
 
@@ -86,7 +87,7 @@ def row_document(row: Row) -> dict[str, Any]:
         "answer_tokens": sizes.answer_tokens,
         "depth": sizes.depth,
         "tokens_digest": row.tokens_digest,
-        "error": None if row.error is None else {"message": row.error.message, "exit_code": int(row.error.exit_code)},
+        "error": _error(row),
         "samples": {metric.value: list(values) for metric, values in row.samples.items()},
         "statistics": {
             metric.value: asdict(summary) for metric in row.samples if (summary := row.summary(metric)) is not None
@@ -99,6 +100,13 @@ def row_document(row: Row) -> dict[str, Any]:
         "contention": None if measured is None else asdict(measured.contention),
         "warnings": find_warnings(row),
     }
+
+
+def _error(row: Row) -> dict[str, Any] | None:
+    error = row.error
+    if error is None:
+        return None
+    return {"message": error.message, "fix": error.fix, "exit_code": int(error.exit_code)}
 
 
 def too_noisy(summary: Summary | None) -> bool:
@@ -133,6 +141,6 @@ def _describe(row: Row) -> str:
     if seen.other_cores is not None:
         named = ", ".join(f"{name} {share:.2f}" for name, share in seen.others)
         parts.append(f"other programs used {seen.other_cores:.2f} cores" + (f" ({named})" if named else ""))
-    if seen.stolen_cores:
+    if seen.stolen_cores is not None and seen.stolen_cores >= _WORTH_TELLING:
         parts.append(f"{seen.stolen_cores:.2f} cores were stolen by the host")
     return "; ".join(parts)

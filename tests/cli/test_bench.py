@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from llmrun.cli.bench.formats import short_names
+
 QUICK = ("--no-limits", "--no-cold-start")
 FAKE = ("--engine", "fake", "-p", "16", "-n", "8", "-r", "3", *QUICK)
 
@@ -87,6 +89,37 @@ def test_on_a_terminal_nothing_is_wider_than_it(in_terminal: Callable[..., tuple
     assert all(len(line.rstrip()) <= 80 for line in text.split("\r\n") if "─" in line)
 
 
+def test_a_table_of_several_sizes_says_which_is_which(llmrun: Callable[..., Any], real_model: Path) -> None:
+    one = llmrun("bench", real_model, *FAKE, env=script()).text
+    several = llmrun("bench", real_model, *FAKE, "-p", "16,32", "-r", "1", env=script()).text
+    times = [part for text in (one, several) for part in text.split("\n\n") if "TTFT" in part]
+    assert [[size in part for size in ("16 + 8", "32 + 8")] for part in times] == [[False, False], [True, True]]
+    assert "1 repetition after a warm-up" in several
+
+
+def test_one_model_by_two_names_is_measured_once(llmrun: Callable[..., Any], real_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.gguf").symlink_to(real_model)
+    done = llmrun("bench", real_model, real_model, tmp_path / "link.gguf", *FAKE, "--output", "csv", env=script())
+    assert len(done.text.splitlines()) == 2
+    assert f"link.gguf is measured once: it is the same as {real_model}" in done.errors
+
+
+def test_models_with_one_name_are_told_apart() -> None:
+    assert short_names(["a/m.gguf", "b/m.gguf", "b/n.gguf", "folder/"]) == {
+        "a/m.gguf": "a/m.gguf",
+        "b/m.gguf": "b/m.gguf",
+        "b/n.gguf": "n.gguf",
+        "folder/": "folder",
+    }
+
+
+def test_nothing_breaks_the_rows_of_a_markdown_table(llmrun: Callable[..., Any], real_model: Path) -> None:
+    env = script(load_error="a | b\nc \\")
+    done = llmrun("bench", real_model, *FAKE, "--output", "md", env=env)
+    assert done.text.splitlines()[2].split(" | ")[3:5] == ["failed", "a \\| b c \\\\"]
+    assert len(done.text.splitlines()) == 3
+
+
 def test_definitions_are_printed_without_a_model(llmrun: Callable[..., Any]) -> None:
     done = llmrun("bench", "--explain")
     assert done.code == 0
@@ -124,6 +157,7 @@ def test_noise_is_called_noise(llmrun: Callable[..., Any], real_model: Path) -> 
         pytest.param(("-p", "9000"), 5, "8,192", id="longer than the context"),
         pytest.param(("-d", "8000"), 5, "-d 7679 fits", id="too deep for the context"),
         pytest.param(("-b", "1024", "-p", "8000", "--engine", "llama-cpp"), 5, "KV cache", id="more than memory"),
+        pytest.param(("-b", "1024", "-p", "8000", "--engine", "llama-cpp"), 5, "  fix: -b ", id="what fits in memory"),
         pytest.param(("-n", "1"), 2, "-n 1", id="one token has no rate"),
         pytest.param(("-p", "0", "-n", "0"), 2, "nothing", id="nothing to measure"),
         pytest.param(("-p", "128,x"), 2, "'x'", id="no number"),
@@ -148,8 +182,9 @@ def test_without_a_model_there_is_nothing_to_do(llmrun: Callable[..., Any]) -> N
     assert llmrun("bench", "no-such-model").code == 3
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_after_an_interruption_what_is_done_is_written(
-    start_llmrun: Callable[..., "subprocess.Popen[bytes]"], real_model: Path
+    start_llmrun: Callable[..., "subprocess.Popen[bytes]"], real_model: Path, number: signal.Signals, code: int
 ) -> None:
     arguments = ("--engine", "fake", "-p", "8", "-n", "4,2000", "-r", "2", *QUICK, "--output", "json")
     process = start_llmrun("bench", real_model, *arguments, env=script(token_seconds=0.005))
@@ -159,9 +194,9 @@ def test_after_an_interruption_what_is_done_is_written(
     while b"8 + 2000" not in seen and time.monotonic() < deadline:
         seen += os.read(process.stderr.fileno(), 4096)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=15)
-    assert process.returncode == 130
+    assert process.returncode == code
     document = json.loads(output)
     assert document["interrupted"] is True
     assert [row["answer_tokens"] for row in document["rows"]] == [4]

@@ -1,6 +1,9 @@
 """`llmrun bench --plot` through the real command."""
 
 import json
+import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 
 from llmrun.cli.bench.plot import write_plot
+from llmrun.errors import StorageError
 
 FAKE = ("--engine", "fake", "-p", "8", "-n", "4", "-r", "2", "--no-limits", "--no-cold-start")
 ENV = {"LLMRUN_FAKE": json.dumps({"answer": "abc", "token_seconds": 0.001, "prefill_seconds": 0.01})}
@@ -16,7 +20,7 @@ ENV = {"LLMRUN_FAKE": json.dumps({"answer": "abc", "token_seconds": 0.001, "pref
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        pytest.param(("-d", "0,16,32"), ("tokens in the context", "fake, threads"), id="by depth"),
+        pytest.param(("-d", "0,16,32"), ("tokens in the context", "fake, "), id="by depth"),
         pytest.param(("-b", "1,2"), ("requests at once",), id="by requests at once"),
         pytest.param((), ("fake", "prefill", "decode"), id="bars"),
     ],
@@ -46,10 +50,38 @@ def test_png_too(llmrun: Callable[..., Any], real_model: Path, tmp_path: Path) -
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["picture.gif", "picture", "none/picture.svg"])
+def test_names_are_not_read_as_mathematics(llmrun: Callable[..., Any], real_model: Path, tmp_path: Path) -> None:
+    names = (r"$\no$.gguf", "_模型.gguf")
+    for name in names:
+        shutil.copy(real_model, tmp_path / name)
+    file = tmp_path / "picture.svg"
+    sizes = ("-d", "0,16", "-p", "8,12")
+    done = llmrun("bench", *(tmp_path / name for name in names), *FAKE, *sizes, "--plot", file, env=ENV)
+    assert done.code == 0, done.errors
+    assert "Warning" not in done.errors
+    drawn = file.read_text()
+    for name in names:
+        for prompt in (8, 12):  # each a line of its own
+            assert re.search(rf"fake, {re.escape(name)}, threads \d+, prompt {prompt}<", drawn)
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+    llmrun: Callable[..., Any], real_model: Path, tmp_path: Path
+) -> None:
+    done = llmrun("bench", real_model, *FAKE, "--output", "json", env=ENV)
+    file = tmp_path / "picture.svg"
+    file.write_text("before")
+    (tmp_path / f".picture.svg.{os.getpid()}.part").mkdir()  # where it is written first
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_plot(json.loads(done.stdout), file)
+    assert file.read_text() == "before"
+
+
+@pytest.mark.parametrize("name", ["picture.gif", "picture", "none/picture.svg", "folder.svg"])
 def test_what_cannot_be_drawn_is_refused_before_anything_is_measured(
     llmrun: Callable[..., Any], real_model: Path, tmp_path: Path, name: str
 ) -> None:
+    (tmp_path / "folder.svg").mkdir()
     done = llmrun("bench", real_model, *FAKE, "--plot", tmp_path / name, env=ENV)
     assert done.code == 2
     assert "--plot" in done.errors
