@@ -76,10 +76,15 @@ def _footer(found: Comparison) -> list[str]:
         if any(min(pair.runs) == 1 for pair in by_runs):
             lines.append("(one run against several: taken to vary as those do);")
         lines.append(f"it is real if both were measured in turns, {ENOUGH_RUNS // 2} times each or more")
-    if len(by_runs) < len(found.pairs):
+    single = [pair for pair in found.pairs if not pair.by_runs]
+    if single:
+        widest = max(pair.margin for pair in single)
+        margin = f"a margin of {100 * DRIFT:.0f}%"
+        if widest > DRIFT:
+            margin += f", or of {100 * widest:.0f}% that the machine itself changed by"
         lines += [
             f"one run of each: a difference is found by Welch's test of the repetitions' logarithms {holm},",
-            f"and beyond a margin of {100 * DRIFT:.0f}%; repetitions do not show what changes from run to run.",
+            f"and beyond {margin}; repetitions do not show what changes from run to run.",
             f"To learn what is real, measure both {ENOUGH_RUNS // 2} times or more, in turns, and compare the folders",
         ]
     return lines
@@ -115,6 +120,8 @@ def _verdict(pair: Compared) -> str:
         return "one repetition: nothing can be said"
     if pair.claim is None:
         return "no difference shown"
+    if pair.claim is Claim.MACHINE:
+        return f"not claimed: the machine itself changed by {100 * pair.margin:.0f}%"
     speed = pair.difference.ratio if DEFINITIONS[pair.metric].more_is_better else 1 / pair.difference.ratio
     change = f"{100 * abs(speed - 1):.1f}% {'faster' if pair.better else 'slower'}"
     return f"real: B is {change}" if pair.claim is Claim.REAL else f"these runs: B was {change}"
@@ -149,7 +156,8 @@ def _pair_document(pair: Compared) -> dict[str, Any]:
         "unit": "run" if pair.by_runs else "repetition",
         **asdict(pair.difference),
         "adjusted_p_value": pair.adjusted,
-        "real": pair.claim is not None,
+        "margin": pair.margin,
+        "real": pair.real,
         "claim": None if pair.claim is None else pair.claim.value,
-        "better": pair.better if pair.claim is not None else None,
+        "better": pair.better if pair.real else None,
     }

@@ -11,7 +11,7 @@ from llmrun.engines.client import WorkerClient
 from llmrun.engines.measure.candidates import Candidate, ModelIdentity
 from llmrun.engines.measure.cold_start import ColdStart, measure_cold_start
 from llmrun.engines.measure.energy import EnergyMeter, open_nvml
-from llmrun.engines.measure.limits import Limits, decode_bytes, measure_limits, prefill_operations
+from llmrun.engines.measure.limits import Limits, decode_bytes, measure_again, measure_limits, prefill_operations
 from llmrun.engines.measure.points import Point, Setup, Sweep
 from llmrun.engines.measure.run import Instruments, Measured, measure_point
 from llmrun.engines.measure.samples import Metric
@@ -75,7 +75,7 @@ class Bench:
         machine: This one.
         request: What all plans have in common.
         progress: Shows what is done, and what is left.
-        with_limits: Measure memory and arithmetic of the machine first.
+        with_limits: Measure memory and arithmetic of the machine first, and memory again after each engine.
         with_cold_start: Start the command too.
 
     Attributes:
@@ -124,6 +124,8 @@ class Bench:
             for candidate, setup in setups:
                 self._learn_limits(candidate, setup)
                 yield from self._measure(candidate, setup)
+                if self._with_limits:
+                    self.limits[setup.threads] = measure_again(self.limits[setup.threads])
         finally:
             self._progress.finish()
 

@@ -1,14 +1,11 @@
 """What may have made a difference between two sides of a comparison besides what is compared."""
 
-import math
 from collections.abc import Sequence
-from statistics import fmean
 
+from llmrun.engines.measure.machine_change import find_changes
 from llmrun.engines.measure.stored import StoredRow, StoredSide
 
 __all__ = ["find_cautions", "in_turns"]
-
-_TOLD_BANDWIDTH = 0.05
 
 
 def in_turns(first: StoredSide, second: StoredSide) -> bool:
@@ -66,13 +63,7 @@ def _between(first: StoredSide, second: StoredSide) -> list[str]:
     machines = [", ".join(dict.fromkeys(run.machine for run in side.runs)) for side in (first, second)]
     if machines[0] != machines[1]:
         cautions.append(f"the machines differ: {machines[0]}, and {machines[1]}")
-    before, after = _bandwidths(first), _bandwidths(second)
-    for threads in before.keys() & after.keys():
-        ratio = after[threads] / before[threads]
-        if abs(ratio - 1) > _TOLD_BANDWIDTH:
-            cautions.append(
-                f"the machine itself was another one: it read memory {ratio:.2f} times as fast in B ({threads} threads)"
-            )
+    cautions += find_changes(first, second)
     ours, theirs = _builds(second), _builds(first)
     cautions += [
         f"{engine} is another build or version in B"
@@ -88,12 +79,3 @@ def _builds(side: StoredSide) -> dict[str, set[str]]:
         for engine, build in run.builds.items():
             found.setdefault(engine, set()).add(build)
     return found
-
-
-def _bandwidths(side: StoredSide) -> dict[int, float]:
-    """Return how fast the machine read memory, on average over the runs, by the number of threads."""
-    found: dict[int, list[float]] = {}
-    for run in side.runs:
-        for threads, value in run.bandwidths.items():
-            found.setdefault(threads, []).append(math.log(value))
-    return {threads: math.exp(fmean(values)) for threads, values in found.items()}

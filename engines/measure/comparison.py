@@ -7,8 +7,8 @@ Where a side has several runs, each of them counts as one number, the mean of it
 logarithms then has in it what changes from run to run; what it finds is real if the sides were measured in turns, and
 often enough.
 Where each side is one run, there are only repetitions, which do not show that: memory that is laid out otherwise, a
-host that became busier or moved the machine to other cores. A margin covers the least of it; what is found beyond it is
-a difference between these two runs, and no more is claimed.
+host that became busier or moved the machine to other cores. A margin covers the least of it, and as much as the machine
+itself changed; what is found beyond it is a difference between these two runs, and no more is claimed.
 
 Holm's correction is for the number of comparisons.
 """
@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from llmrun.engines.measure.cautions import find_cautions, in_turns
+from llmrun.engines.measure.machine_change import machine_change
 from llmrun.engines.measure.samples import DEFINITIONS, Metric
 from llmrun.engines.measure.speeds import DRIFT
 from llmrun.engines.measure.statistics import Difference, adjust_holm, compare_means, compare_welch
@@ -42,6 +43,8 @@ class Claim(StrEnum):
     """What is compared: several runs in turns show it."""
     THESE_RUNS = "these runs"
     """The runs that were measured; what else changed between them may have made it."""
+    MACHINE = "the machine"
+    """Maybe of nothing else: the machine itself changed by as much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,7 @@ class Compared:
         settings: What the rows have in common.
         first: Mean of the first side; second likewise.
         runs: How many of each side have this figure; with one of each, repetitions are compared, else runs.
+        margin: How far from 1 the near end of the interval has to be, as a share; 0 where runs are compared.
         difference: Their ratio, its interval, and the p value as it is.
         adjusted: The p value with Holm's correction; None where nothing can be tested.
         claim: What is claimed of the difference; None if it may be chance.
@@ -62,6 +66,7 @@ class Compared:
     first: float
     second: float
     runs: tuple[int, int]
+    margin: float
     difference: Difference
     adjusted: float | None = None
     claim: Claim | None = None
@@ -70,6 +75,11 @@ class Compared:
     def better(self) -> bool:
         """Whether the second result is the better one."""
         return (self.difference.ratio > 1) is DEFINITIONS[self.metric].more_is_better
+
+    @property
+    def real(self) -> bool:
+        """Whether a difference was found that is more than the machine's own."""
+        return self.claim in (Claim.REAL, Claim.THESE_RUNS)
 
     @property
     def by_runs(self) -> bool:
@@ -107,15 +117,24 @@ def compare_results(first: StoredSide, second: StoredSide) -> Comparison:
     before, after = ([_by_key(run.rows, names) for run in side.runs] for side in (first, second))
     ours, theirs = (dict.fromkeys(key for run in side for key in run) for side in (after, before))
     common = [key for key in theirs if key in ours]
-    pairs = [pair for key in common for pair in _compare_rows(dict(zip(names, key, strict=True)), key, before, after)]
+    rows = {key: [row for run in (*before, *after) for row in run.get(key, ())] for key in common}
+    pairs = [
+        pair
+        for key in common
+        for pair in _compare_rows(
+            dict(zip(names, key, strict=True)),
+            [run.get(key, []) for run in before],
+            [run.get(key, []) for run in after],
+            _margin(first, second, rows[key]),
+        )
+    ]
     turns = in_turns(first, second)
-    rows = [row for key in common for run in (*before, *after) for row in run.get(key, ())]
     return Comparison(
         changed=changed,
         pairs=_judge(pairs, turns=turns),
         unmatched=len(ours.keys() ^ theirs.keys()),
         in_turns=turns,
-        cautions=tuple(find_cautions(first, second, rows)),
+        cautions=tuple(find_cautions(first, second, [row for each in rows.values() for row in each])),
     )
 
 
@@ -137,10 +156,24 @@ def _by_key(rows: Sequence[StoredRow], names: Sequence[str]) -> _Run:
     return found
 
 
-def _compare_rows(settings: dict[str, Any], key: _Key, first: Sequence[_Run], second: Sequence[_Run]) -> list[Compared]:
+def _margin(first: StoredSide, second: StoredSide, rows: Sequence[StoredRow]) -> float:
+    """Return what two single runs differ by anyway: a little, and as much as the machine itself changed."""
+    threads = {row.settings["threads"] for row in rows}
+    if len(threads) > 1 or all(row.on_gpu for row in rows):
+        return DRIFT
+    return max(DRIFT, machine_change(first.runs[0], second.runs[0], threads.pop()) or 0.0)
+
+
+def _compare_rows(
+    settings: dict[str, Any],
+    first: Sequence[Sequence[StoredRow]],
+    second: Sequence[Sequence[StoredRow]],
+    margin: float,
+) -> list[Compared]:
+    """Compare the rows that each run of both sides has of the same settings."""
     pairs = []
     for metric in _COMPARED:
-        before, after = _samples(first, key, metric), _samples(second, key, metric)
+        before, after = _samples(first, metric), _samples(second, metric)
         if not before or not after:
             continue
         means = [[fmean(run) for run in side] for side in (before, after)]
@@ -152,15 +185,16 @@ def _compare_rows(settings: dict[str, Any], key: _Key, first: Sequence[_Run], se
                 first=fmean(means[0]),
                 second=fmean(means[1]),
                 runs=(len(before), len(after)),
+                margin=margin if single else 0.0,
                 difference=compare_welch(before[0], after[0]) if single else compare_means(*means),
             )
         )
     return pairs
 
 
-def _samples(runs: Sequence[_Run], key: _Key, metric: Metric) -> list[list[float]]:
+def _samples(runs: Sequence[Sequence[StoredRow]], metric: Metric) -> list[list[float]]:
     """Return the repetitions of each run that has the figure."""
-    found = ([value for row in run.get(key, ()) for value in row.samples.get(metric, ())] for run in runs)
+    found = ([value for row in rows for value in row.samples.get(metric, ())] for rows in runs)
     return [values for values in found if values]
 
 
@@ -179,9 +213,11 @@ def _claim(pair: Compared, adjusted: float, *, turns: bool) -> Claim | None:
         return None
     if pair.by_runs:
         return Claim.REAL if turns and sum(pair.runs) >= ENOUGH_RUNS else Claim.THESE_RUNS
-    return Claim.THESE_RUNS if _beyond_drift(pair.difference) else None
+    if not _beyond(DRIFT, pair.difference):
+        return None
+    return Claim.THESE_RUNS if _beyond(pair.margin, pair.difference) else Claim.MACHINE
 
 
-def _beyond_drift(difference: Difference) -> bool:
+def _beyond(margin: float, difference: Difference) -> bool:
     low, high = difference.low, difference.high
-    return low is not None and high is not None and (low > 1 + DRIFT or high < 1 / (1 + DRIFT))
+    return low is not None and high is not None and (low > 1 + margin or high < 1 / (1 + margin))

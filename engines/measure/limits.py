@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmrun.engines.installed.kept import keep, read_kept
@@ -22,7 +22,7 @@ from llmrun.hardware.bandwidth import measure_bandwidth, read_bandwidth
 from llmrun.hardware.types import Machine
 from llmrun.models.types import ModelInfo
 
-__all__ = ["UNKNOWN_LIMITS", "Limits", "decode_bytes", "measure_limits", "prefill_operations"]
+__all__ = ["UNKNOWN_LIMITS", "Limits", "decode_bytes", "measure_again", "measure_limits", "prefill_operations"]
 
 _FOLDER = "matrix-product"
 _CHILD_SECONDS = 120.0
@@ -35,13 +35,15 @@ class Limits:
 
     Attributes:
         bytes_per_second: Main memory read at best, now or earlier: other programs and machines can only slow it down.
-        bytes_per_second_now: The same as it was measured now.
+        bytes_per_second_now: The same as it was measured at the start.
+        bytes_per_second_seen: Every measurement of it: at the start, and whenever an engine was done.
         operations_per_second: Of the fastest matrix product that could be made here; operations_source says which.
     """
 
     threads: int
     bytes_per_second: float | None = None
     bytes_per_second_now: float | None = None
+    bytes_per_second_seen: tuple[float, ...] = ()
     operations_per_second: float | None = None
     operations_source: str | None = None
 
@@ -65,9 +67,16 @@ def measure_limits(machine: Machine, threads: int, stamps: str) -> Limits:
         threads=threads,
         bytes_per_second=best or None,
         bytes_per_second_now=now or None,
+        bytes_per_second_seen=(now,) if now else (),
         operations_per_second=product[0] if product else None,
         operations_source=product[1] if product else None,
     )
+
+
+def measure_again(limits: Limits) -> Limits:
+    """Return the limits with one more measurement of memory: whether the machine is still what it was at the start."""
+    now = measure_bandwidth(limits.threads)
+    return replace(limits, bytes_per_second_seen=(*limits.bytes_per_second_seen, now)) if now else limits
 
 
 def _product(machine: Machine, threads: int, stamps: str) -> tuple[float, str] | None:

@@ -40,6 +40,7 @@ class StoredRow:
         tokens_digest: What tells whether another row had the same token ids.
         warnings: What was said of it then.
         peak_memory_bytes: None if it failed.
+        on_gpu: Whether it had memory of a GPU.
     """
 
     settings: Mapping[str, Any]
@@ -47,6 +48,7 @@ class StoredRow:
     tokens_digest: str | None
     warnings: tuple[str, ...]
     peak_memory_bytes: int | None
+    on_gpu: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ class StoredResult:
         created: When it was done, in ISO 8601; moment is the same instant.
         llmrun: Version of the program.
         machine: Its processor, cores and memory in words.
-        bandwidths: Bytes of memory a second, by the number of threads.
+        bandwidths: Bytes of memory a second, as often as it was measured, by the number of threads.
         builds: Version and stamp of each engine.
     """
 
@@ -67,7 +69,7 @@ class StoredResult:
     moment: datetime.datetime
     llmrun: str
     machine: str
-    bandwidths: Mapping[int, float]
+    bandwidths: Mapping[int, tuple[float, ...]]
     builds: Mapping[str, str]
     rows: tuple[StoredRow, ...]
 
@@ -187,15 +189,19 @@ def _row(row: dict[str, Any]) -> StoredRow:
         tokens_digest=_optional_text(row["tokens_digest"]),
         warnings=tuple(_text(warning) for warning in row["warnings"]),
         peak_memory_bytes=None if peak is None else int(_number(peak)),
+        on_gpu=bool(row.get("gpu_memory_bytes")),
     )
 
 
-def _bandwidths(limits: list[dict[str, Any]]) -> dict[int, float]:
-    return {
-        int(_number(limit["threads"])): _number(limit["bytes_per_second_now"])
-        for limit in limits
-        if limit["bytes_per_second_now"] is not None
-    }
+def _bandwidths(limits: list[dict[str, Any]]) -> dict[int, tuple[float, ...]]:
+    """Return what was measured; results that are older have the measurement at the start only."""
+    found = {}
+    for limit in limits:
+        now = limit["bytes_per_second_now"]
+        seen = limit.get("bytes_per_second_seen") or ([] if now is None else [now])
+        if seen:
+            found[int(_number(limit["threads"]))] = _samples(seen)
+    return found
 
 
 def _samples(values: Any) -> tuple[float, ...]:

@@ -164,6 +164,27 @@ def test_what_runs_differ_by_anyway_is_not_claimed(
     assert "measure both 3 times or more, in turns" in one
 
 
+def test_the_machine_is_measured_before_and_after_and_its_own_change_is_not_claimed(
+    llmrun: Callable[..., Any], real_model: Path, tmp_path: Path
+) -> None:
+    done = llmrun(
+        *("bench", real_model, "--engine", "fake", "-p", "0", "-n", "4", "-r", "2", "--no-cold-start"),
+        *("--threads", "1", "--output", "json"),
+        env={"LLMRUN_FAKE": json.dumps({"answer": "abc", "token_seconds": 0.001})},
+    )
+    document = json.loads(done.stdout)
+    seen = document["limits"][0]["bytes_per_second_seen"]
+    assert len(seen) == 2
+    assert seen[0] == document["limits"][0]["bytes_per_second_now"]
+    first, second = planted(document, 1.0, seed=1), planted(document, 1.25, seed=2)
+    for run, speed in ((first, 30e9), (second, 45e9)):
+        run["limits"][0]["bytes_per_second_seen"] = [speed, speed]
+    text = llmrun("bench", "--compare", write(tmp_path / "1.json", first), write(tmp_path / "2.json", second)).text
+    assert text.count("not claimed: the machine itself changed by 50%") == 2
+    assert "it read memory 1.50 times as fast in B (1 thread)" in text
+    assert "or of 50% that the machine itself changed by" in text
+
+
 def test_one_result_against_a_folder(llmrun: Callable[..., Any], folders: Callable[..., tuple[Path, Path]]) -> None:
     before, after = folders((8, 1), 0.7)
     text = llmrun("bench", "--compare", before, after / "0.json").text

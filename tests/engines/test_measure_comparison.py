@@ -15,8 +15,8 @@ RATE, TIME = "decode_tokens_per_second", "tpot_seconds"
 SIMULATIONS = 400
 
 
-def run(rates: Sequence[float], minute: int = 0) -> StoredResult:
-    """Return a result with the repetitions of one rate, done so many minutes after noon."""
+def run(rates: Sequence[float], minute: int = 0, memory: Sequence[float] = (), gpu: int | None = None) -> StoredResult:
+    """Return a result: repetitions of one rate, minutes after noon, what memory was measured to be, memory of a GPU."""
     settings = {"model": "m", "engine": "fake", "threads": 2, "kv_type": "f16", "gpu_layers": None, "parallel": 1}
     row: dict[str, Any] = settings | {
         "depth": 0,
@@ -25,6 +25,7 @@ def run(rates: Sequence[float], minute: int = 0) -> StoredResult:
         "tokens_digest": "d",
         "warnings": [],
         "peak_memory_bytes": 1,
+        "gpu_memory_bytes": gpu,
         "samples": {RATE: list(rates), TIME: [1 / rate for rate in rates]},
     }
     document = {
@@ -33,7 +34,9 @@ def run(rates: Sequence[float], minute: int = 0) -> StoredResult:
         "llmrun": "1.0",
         "created": f"2026-01-01T12:{minute:02}:00+00:00",
         "machine": {"cpu": {"name": "x", "logical_cores": 2}, "memory": {"total_bytes": 1 << 30}},
-        "limits": [],
+        "limits": [{"threads": 2, "bytes_per_second_now": memory[0], "bytes_per_second_seen": memory}]
+        if memory
+        else [],
         "engines": [{"engine": "fake", "version": "1", "stamp": "s"}],
         "rows": [row],
     }
@@ -109,6 +112,52 @@ def compare_rates(first: Sequence[tuple[int, float]], second: Sequence[tuple[int
         for name, given in (("A", first), ("B", second))
     ]
     return compare_results(*sides)
+
+
+def compare_single(first: StoredResult, second: StoredResult) -> Comparison:
+    return compare_results(StoredSide(name="A", runs=(first,)), StoredSide(name="B", runs=(second,)))
+
+
+SLOW, FAST = [100.0, 101.0, 99.0, 100.5], [125.0, 126.0, 124.0, 125.5]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "claim"),
+    [
+        pytest.param([30e9, 30e9], [30.5e9, 30e9], Claim.THESE_RUNS, id="the same machine"),
+        pytest.param([30e9, 30e9], [45e9, 44e9], Claim.MACHINE, id="a faster one"),
+        pytest.param([45e9, 44e9], [30e9, 30e9], Claim.MACHINE, id="a slower one"),
+        pytest.param([30e9, 45e9], [30e9, 45e9], Claim.MACHINE, id="one that changed within the runs"),
+        pytest.param([30e9, 30e9], [33e9, 33e9], Claim.THESE_RUNS, id="one that changed by less"),
+        pytest.param([], [], Claim.THESE_RUNS, id="not known"),
+        pytest.param([30e9], [], Claim.THESE_RUNS, id="known of one only"),
+    ],
+)
+def test_what_the_machine_itself_changed_by_is_not_claimed(
+    before: list[float], after: list[float], claim: Claim
+) -> None:
+    found = compare_single(run(SLOW, 1, memory=before), run(FAST, 2, memory=after))
+    assert [pair.claim for pair in found.pairs] == [claim] * 2
+    assert [pair.real for pair in found.pairs] == [claim is Claim.THESE_RUNS] * 2
+    said = any(caution.startswith("the machine itself") for caution in found.cautions)
+    assert said is (claim is Claim.MACHINE or after[:1] == [33e9])
+
+
+def test_what_the_machine_changed_is_in_the_margin() -> None:
+    found = compare_single(run(SLOW, 1, memory=[30e9, 32e9]), run(FAST, 2, memory=[36e9, 32e9]))
+    assert [pair.margin for pair in found.pairs] == [pytest.approx(0.2)] * 2
+    assert found.cautions == (
+        "the machine itself changed while B was measured: it read memory at 32.0 to 36.0 GB/s (2 threads)",
+        "the machine itself was another one: it read memory 1.10 times as fast in B (2 threads)",
+    )
+
+
+def test_a_margin_for_memory_is_not_for_what_ran_on_a_gpu_or_was_measured_more_than_once() -> None:
+    slow, fast = ([run(rates, minute, [speed], gpu=1 << 30) for minute in (1, 2, 3)] for rates, speed in
+                  ((SLOW, 30e9), (FAST, 45e9)))  # fmt: skip
+    assert [pair.claim for pair in compare_single(slow[0], fast[0]).pairs] == [Claim.THESE_RUNS] * 2
+    several = compare_results(StoredSide(name="A", runs=tuple(slow)), StoredSide(name="B", runs=tuple(fast)))
+    assert {pair.margin for pair in several.pairs} == {0.0}
 
 
 def test_one_side_after_the_other_is_no_proof() -> None:
