@@ -17,6 +17,8 @@ def in_turns(first: StoredSide, second: StoredSide) -> bool:
 def find_cautions(first: StoredSide, second: StoredSide, rows: Sequence[StoredRow]) -> list[str]:
     """Return what a reader has to know before a difference is believed; `rows` are those that were compared."""
     cautions = [*_within("A", first), *_within("B", second), *_between(first, second)]
+    if not all(row.on_gpu for row in rows):
+        cautions += find_changes(first, second)
     if len({row.tokens_digest for row in rows}) > 1:
         cautions.append("the token ids were not the same")
     cautions += _disturbed(rows, by_runs=max(len(first.runs), len(second.runs)) > 1)
@@ -63,12 +65,11 @@ def _between(first: StoredSide, second: StoredSide) -> list[str]:
     machines = [", ".join(dict.fromkeys(run.machine for run in side.runs)) for side in (first, second)]
     if machines[0] != machines[1]:
         cautions.append(f"the machines differ: {machines[0]}, and {machines[1]}")
-    cautions += find_changes(first, second)
     ours, theirs = _builds(second), _builds(first)
     cautions += [
         f"{engine} is another build or version in B"
-        for engine in theirs.keys() & ours.keys()
-        if theirs[engine] != ours[engine]
+        for engine in theirs
+        if engine in ours and theirs[engine] != ours[engine]
     ]
     return cautions
 

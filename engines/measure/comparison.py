@@ -161,7 +161,7 @@ def _margin(first: StoredSide, second: StoredSide, rows: Sequence[StoredRow]) ->
     threads = {row.settings["threads"] for row in rows}
     if len(threads) > 1 or all(row.on_gpu for row in rows):
         return DRIFT
-    return max(DRIFT, machine_change(first.runs[0], second.runs[0], threads.pop()) or 0.0)
+    return max(DRIFT, machine_change(first, second, threads.pop()) or 0.0)
 
 
 def _compare_rows(

@@ -13,7 +13,7 @@ changed by, up or down, an engine may have changed by too.
 import math
 from statistics import fmean
 
-from llmrun.engines.measure.stored import StoredResult, StoredSide
+from llmrun.engines.measure.stored import StoredSide
 
 __all__ = ["find_changes", "machine_change"]
 
@@ -21,12 +21,12 @@ _TOLD = 0.05  # a change of the mean from one side to the other
 _TOLD_WITHIN = 0.1  # of single measurements, each of which is off by some percent
 
 
-def machine_change(first: StoredResult, second: StoredResult, threads: int) -> float | None:
+def machine_change(first: StoredSide, second: StoredSide, threads: int) -> float | None:
     """Return by how much memory was read at another speed, between the runs or within one, as a share.
 
-    None where it was not measured in both on so many threads.
+    None where it was not measured on both sides on so many threads.
     """
-    before, after = first.bandwidths.get(threads), second.bandwidths.get(threads)
+    before, after = _seen(first).get(threads), _seen(second).get(threads)
     if not before or not after:
         return None
     seen = (*before, *after)
@@ -43,7 +43,10 @@ def find_changes(first: StoredSide, second: StoredSide) -> list[str]:
         if len(side.runs) == 1 and max(seen) / min(seen) - 1 > _TOLD_WITHIN
     ]
     before, after = _seen(first), _seen(second)
-    for threads in before.keys() & after.keys():
+    common = sorted(before.keys() & after.keys())
+    if not common and len(first.runs) == len(second.runs) == 1:
+        told.append("whether the machine itself changed is not known: memory was not read on as many threads in both")
+    for threads in common:
         ratio = _geometric_mean(after[threads]) / _geometric_mean(before[threads])
         if abs(ratio - 1) > _TOLD:
             told.append(

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ SETTINGS = {
     "answer_tokens": "answer",
 }
 """What tells rows of one result apart, and how each is called."""
+_PLAUSIBLE = (1e-9, 1e15)  # seconds, bytes, and whatever is counted in a second: what is beyond was not measured
 _MOST_BYTES = 64 << 20
 _FIX = "a file that `llmrun bench … --output json` wrote"
 
@@ -176,7 +176,7 @@ def parse_result(document: Any, name: str) -> StoredResult:
             builds={_text(each["engine"]): f"{each['version']} {_text(each['stamp'])}" for each in document["engines"]},
             rows=tuple(_row(row) for row in document["rows"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         cause = f"{type(error).__name__}: {error}"
         raise ModelFileError(f"{name} is a damaged result: {cause[:200]}", fix=_FIX) from error
 
@@ -211,7 +211,8 @@ def _samples(values: Any) -> tuple[float, ...]:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    least, most = _PLAUSIBLE
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise ValueError(f"{value!r} is no measured number")
     return float(value)
 

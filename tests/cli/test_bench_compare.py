@@ -271,6 +271,28 @@ def changed(document: dict[str, Any], **values: Any) -> dict[str, Any]:
             lambda good: changed(good, rows=[good["rows"][0] | {"samples": {RATE: [float("nan")]}}]), "nan", id="NaN"
         ),
         pytest.param(
+            lambda good: changed(good, rows=[good["rows"][0] | {"samples": {RATE: [1e300, 1e-300]}}]),
+            "1e+300",
+            id="what nothing can be",
+        ),
+        pytest.param(
+            lambda good: changed(good, rows=[good["rows"][0] | {"samples": {RATE: [10**400]}}]),
+            "000",
+            id="a huge integer",
+        ),
+        pytest.param(
+            lambda good: changed(good, machine={"cpu": {"name": "x", "logical_cores": 1e999}}),
+            "damaged",
+            id="endless cores",
+        ),
+        pytest.param(
+            lambda good: changed(
+                good, limits=[{"threads": 2, "bytes_per_second_now": None, "bytes_per_second_seen": [0]}]
+            ),
+            "0 is no measured number",
+            id="memory that cannot be read",
+        ),
+        pytest.param(
             lambda good: changed(good, rows=[good["rows"][0] | {"samples": {"speed": [1.0]}}]), "speed", id="no figure"
         ),
         pytest.param(

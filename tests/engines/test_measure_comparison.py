@@ -141,6 +141,7 @@ def test_what_the_machine_itself_changed_by_is_not_claimed(
     assert [pair.real for pair in found.pairs] == [claim is Claim.THESE_RUNS] * 2
     said = any(caution.startswith("the machine itself") for caution in found.cautions)
     assert said is (claim is Claim.MACHINE or after[:1] == [33e9])
+    assert any("is not known" in caution for caution in found.cautions) is (not before or not after)
 
 
 def test_what_the_machine_changed_is_in_the_margin() -> None:
@@ -156,6 +157,7 @@ def test_a_margin_for_memory_is_not_for_what_ran_on_a_gpu_or_was_measured_more_t
     slow, fast = ([run(rates, minute, [speed], gpu=1 << 30) for minute in (1, 2, 3)] for rates, speed in
                   ((SLOW, 30e9), (FAST, 45e9)))  # fmt: skip
     assert [pair.claim for pair in compare_single(slow[0], fast[0]).pairs] == [Claim.THESE_RUNS] * 2
+    assert compare_single(slow[0], fast[0]).cautions == ()
     several = compare_results(StoredSide(name="A", runs=tuple(slow)), StoredSide(name="B", runs=tuple(fast)))
     assert {pair.margin for pair in several.pairs} == {0.0}
 
