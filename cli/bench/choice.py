@@ -8,7 +8,8 @@ from llmrun.cli.output import report_line
 from llmrun.engines.measure.bench import Bench, Row
 from llmrun.engines.measure.candidates import Candidate, find_candidate
 from llmrun.engines.measure.points import Sweep, check_sizes
-from llmrun.engines.measure.store import keep_rows
+from llmrun.engines.measure.store import has_usual_types, keep_rows
+from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.selection.setting import Setting
 from llmrun.hardware.types import Machine
 
@@ -39,15 +40,20 @@ def measure_engines(reference: str, setting: Setting, *, offline: bool, quiet: b
         with_limits=False,
         with_cold_start=False,
     )
-    rows = list(bench.run())
-    save(rows, [candidate], setting.machine, quiet=quiet)
+    rows: list[Row] = []
+    try:
+        rows.extend(bench.run())
+    finally:  # after Ctrl-C, what is done
+        save(rows, [candidate], setting.machine, setting.request, quiet=quiet)
     if not quiet:
         for row in rows:
             if row.error is not None:
                 report_line(f"llmrun: {row.point.setup.engine} could not be measured: {row.error.message}")
 
 
-def save(rows: Sequence[Row], candidates: Sequence[Candidate], machine: Machine, *, quiet: bool) -> None:
+def save(
+    rows: Sequence[Row], candidates: Sequence[Candidate], machine: Machine, request: PlanRequest, *, quiet: bool
+) -> None:
     """Keep what can be used for choosing, and say what that is."""
     said = keep_rows(
         rows,
@@ -55,6 +61,7 @@ def save(rows: Sequence[Row], candidates: Sequence[Candidate], machine: Machine,
         {engine: candidate.facts(engine) for candidate in candidates for engine in candidate.engines},
         machine,
         datetime.datetime.now(datetime.UTC).date().isoformat(),
+        usual=has_usual_types(request),
     )
     if not quiet:
         for line in said:

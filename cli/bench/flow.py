@@ -74,7 +74,7 @@ def execute(request: BenchRequest) -> None:
     if request.save:  # first: what cannot be written must not take what was measured with it
         from llmrun.cli.bench.choice import save
 
-        save(rows, candidates, machine, quiet=request.quiet)
+        save(rows, candidates, machine, request.plan, quiet=request.quiet)
     _write(request, bench, rows, machine, candidates, interrupted=stopped is not None)
     if stopped is not None:
         raise SystemExit(stopped)
@@ -88,10 +88,10 @@ def print_definitions() -> None:
 
 def _find_all(request: BenchRequest, machine: Machine, progress: StagedProgress) -> list[Candidate]:
     """Return the models, each once, however often and by whatever names it was given."""
-    found: dict[str, Candidate] = {}
+    found: dict[Path, Candidate] = {}
     for reference in request.models:
         candidate = _find(request, reference, machine, progress)
-        first = found.setdefault(candidate.identity.digest, candidate)
+        first = found.setdefault(candidate.model.path.resolve(), candidate)
         if first is not candidate and not request.quiet:
             report_line(f"llmrun: {reference} is measured once: it is the same as {first.model.ref.text}")
     return list(found.values())

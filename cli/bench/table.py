@@ -17,13 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["table_text", "write_table"]
 
-_BAR_WIDTH = 16
+_BAR_WIDTHS = (4, 16)  # at least and at most, in characters
+_NARROW = 72  # columns below which a table would lose figures, and lines are written instead
 _NOISY = "too noisy"
 _RATES = (
     (Metric.PREFILL, "{prompt_tokens}", "matrix_product_share"),
     (Metric.DECODE, "{answer_tokens}", "memory_bandwidth_share"),
     (Metric.THROUGHPUT, "{prompt_tokens}+{answer_tokens}", None),
 )
+_TIMES = (
+    ("TTFT", "right"),
+    ("TPOT (p95)", "right"),
+    ("load", "right"),
+    ("cold start", "right"),
+    ("peak memory", "right"),
+)
+_BESIDE_BAR = 50  # characters of the other columns and the gaps between, about
 
 
 def write_table(document: Mapping[str, Any]) -> None:
@@ -42,19 +51,23 @@ def table_text(document: Mapping[str, Any], *, colour: bool = False, width: int 
     console = Console(
         file=text, force_terminal=colour, width=columns, emoji=False, markup=False, highlight=False, no_color=not colour
     )
+    wraps = width is not None or os.isatty(1)
     names = short_names(model["path"] for model in document["models"])
     for model in document["models"]:
         rows = [row for row in document["rows"] if row["model_digest"] == model["digest"]]
-        console.print(inert(_heading(model, names[model["path"]])), soft_wrap=True)
+        console.print(inert(_heading(model, names[model["path"]])), soft_wrap=not wraps)
         measured = [row for row in rows if not row["error"]]
-        if measured:
-            console.print(_rates(measured))
+        if measured and console.width < _NARROW:
+            for line in _lines(measured):
+                console.print(line, soft_wrap=not wraps)
+        elif measured:
+            console.print(_rates(measured, console.width))
             console.print(_times(measured))
         for line in _remarks(rows):
-            console.print(inert(line), soft_wrap=True)
+            console.print(inert(line), soft_wrap=not wraps)
         console.print()
     for line in _footer(document):
-        console.print(inert(line), soft_wrap=True)
+        console.print(inert(line), soft_wrap=not wraps)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
@@ -73,7 +86,10 @@ def _table(*columns: tuple[str, str]) -> "Table":
     return table
 
 
-def _rates(rows: Sequence[Mapping[str, Any]]) -> "Table":
+def _rates(rows: Sequence[Mapping[str, Any]], width: int) -> "Table":
+    longest = max(len(name(row)) for row in rows)
+    least, most = _BAR_WIDTHS
+    bar = min(most, max(least, width - longest - _BESIDE_BAR))
     table = _table(
         ("engine", "wrap"), ("test", ""), ("tokens/s", "right"), ("±", "right"), ("", ""), ("of limit", "right")
     )
@@ -81,20 +97,28 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> "Table":
         counted = [row for row in rows if metric.value in row["statistics"]]
         best = max((row["statistics"][metric.value]["mean"] for row in counted), default=0.0)
         for row in counted:
-            found = row["statistics"][metric.value]
-            noisy = any(
-                warning.startswith(_NOISY) and DEFINITIONS[metric].label in warning for warning in row["warnings"]
-            )
+            mean = row["statistics"][metric.value]["mean"]
+            test = f"{DEFINITIONS[metric].label} {sizes.format_map(row)}"
             table.add_row(
-                name(row),
-                f"{DEFINITIONS[metric].label} {sizes.format_map(row)}",
-                f"{found['mean']:,.1f}" if found["mean"] < 1000 else f"{found['mean']:,.0f}",
-                _error(found) + (" noise" if noisy else ""),
-                _bar(found["mean"], best),
-                "" if share is None or row[share] is None else f"{100 * row[share]:.0f}%",
-                style="dim" if noisy else None,
-            )
+                name(row), test, _rate(mean), _spread(row, metric), _bar(mean, best, bar), _share(row, share),
+                style="dim" if _is_noisy(row, metric) else None,
+            )  # fmt: skip
     return table
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the tables have, one figure a line."""
+    lines = []
+    for row in rows:
+        lines += ["", f"{name(row)}, {_sizes(row)}"]
+        for metric, _, share in _RATES:
+            if metric.value in row["statistics"]:
+                rate = f"{_rate(row['statistics'][metric.value]['mean'])} tokens/s ± {_spread(row, metric)}"
+                of_limit = f", {told} of limit" if (told := _share(row, share)) else ""
+                lines.append(f"  {DEFINITIONS[metric].label} {rate}{of_limit}")
+        told_times = zip(_TIMES, _told_times(row), strict=True)
+        lines += [f"  {title} {told}" for (title, _), told in told_times if told]
+    return [*lines, ""]
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> "Table":
@@ -102,32 +126,50 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> "Table":
     table = _table(
         ("engine", "wrap"),
         *((("sizes", "right"),) if several else ()),
-        ("TTFT", "right"),
-        ("TPOT (p95)", "right"),
-        ("load", "right"),
-        ("cold start", "right"),
-        ("peak memory", "right"),
+        *_TIMES,
     )
     for row in rows:
-        tpot, p95 = _median(row, Metric.TPOT), _median(row, Metric.TPOT_P95)
-        gpu = row["gpu_memory_bytes"]
-        memory = f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB" + (f" + {gpu / 2**20:,.0f} GPU" if gpu else "")
-        table.add_row(
-            name(row), *((_sizes(row),) if several else ()), _time(_median(row, Metric.TTFT)), _pair(tpot, p95),
-            _time(_median(row, Metric.LOAD)), _time(_median(row, Metric.COLD_START)), memory,
-        )  # fmt: skip
+        table.add_row(name(row), *((_sizes(row),) if several else ()), *_told_times(row))
     return table
+
+
+def _told_times(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the columns of `_TIMES`."""
+    gpu = row["gpu_memory_bytes"]
+    return (
+        _time(_median(row, Metric.TTFT)),
+        _pair(_median(row, Metric.TPOT), _median(row, Metric.TPOT_P95)),
+        _time(_median(row, Metric.LOAD)),
+        _time(_median(row, Metric.COLD_START)),
+        f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB" + (f" + {gpu / 2**20:,.0f} GPU" if gpu else ""),
+    )
+
+
+def _rate(mean: float) -> str:
+    return f"{mean:,.1f}" if mean < 1000 else f"{mean:,.0f}"
+
+
+def _spread(row: Mapping[str, Any], metric: Metric) -> str:
+    return _error(row["statistics"][metric.value]) + (" noise" if _is_noisy(row, metric) else "")
+
+
+def _is_noisy(row: Mapping[str, Any], metric: Metric) -> bool:
+    return any(warning.startswith(_NOISY) and DEFINITIONS[metric].label in warning for warning in row["warnings"])
+
+
+def _share(row: Mapping[str, Any], share: str | None) -> str:
+    return "" if share is None or row[share] is None else f"{100 * row[share]:.0f}%"
 
 
 def _sizes(row: Mapping[str, Any]) -> str:
     return f"{row['prompt_tokens']} + {row['answer_tokens']}"
 
 
-def _bar(value: float, best: float) -> str:
+def _bar(value: float, best: float, width: int) -> str:
     """Return a bar of eighths of a character, as long as the value is in relation to the best."""
-    eighths = round(8 * _BAR_WIDTH * value / best) if best else 0
+    eighths = round(8 * width * value / best) if best else 0
     whole, rest = divmod(eighths, 8)
-    return ("█" * whole + ("" if rest == 0 else "▏▎▍▌▋▊▉"[rest - 1])).ljust(_BAR_WIDTH)
+    return ("█" * whole + ("" if rest == 0 else "▏▎▍▌▋▊▉"[rest - 1])).ljust(width)
 
 
 def _error(found: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from llmrun.engines.measure.contention import Contention, others_share
 from llmrun.engines.measure.energy import EnergyMeter
 from llmrun.engines.measure.points import Setup, Sizes, check_sizes, request_for
 from llmrun.engines.measure.run import Instruments
+from llmrun.engines.measure.store import has_usual_types
 from llmrun.engines.measure.tune import (
     Settings,
     Trial,
@@ -22,6 +23,7 @@ from llmrun.engines.measure.tune import (
     tune,
 )
 from llmrun.engines.measure.tuned import Tuning, forget_tuning, keep_tuning
+from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import UsageError
 from llmrun.hardware.machine import probe_machine
@@ -40,10 +42,7 @@ def execute_tune(request: "BenchRequest") -> None:
     Raises:
         LlmrunError: The model cannot be found, or does not run with the defaults.
     """
-    if len(request.models) != 1:
-        raise UsageError("--tune wants one MODEL")
-    if request.output not in (None, "json"):
-        raise UsageError(f"--tune is written as a table or as json, not as {request.output}")
+    _check(request)
     progress = choose_bench_progress(quiet=request.quiet)
     machine = probe_machine()
     candidate = find_candidate(
@@ -58,10 +57,6 @@ def execute_tune(request: "BenchRequest") -> None:
     sweep, engine = request.sweep, candidate.engines[0]
     check_sizes(sweep, candidate.info, candidate.model.path.name)
     sizes = sweep.sizes()[0]
-    if len(sweep.sizes()) > 1:
-        raise UsageError("--tune wants one size: one value each for -p, -n and -d")
-    if not sizes.prompt_tokens or not sizes.answer_tokens:
-        raise UsageError("--tune wants a prompt and an answer: -p and -n above 0")
     default = _default(candidate, engine, request)
     threads = sweep.threads or tuple(range(1, machine.cpu.logical_cores + 1))[-8:]
     tried = candidates(engine, default, threads, sweep.kv_types, sweep.gpu_layers)
@@ -74,11 +69,36 @@ def execute_tune(request: "BenchRequest") -> None:
     finally:
         progress.finish()
     taken = others_share(seen)
-    kept = taken < _DISTURBING and _keep(found, candidate, engine)
+    objection = _keep(found, candidate, engine, request.plan, taken)
     if request.output == "json":
-        write_json(_document(found, engine, candidate, sizes, kept=kept, taken=taken))
+        write_json(_document(found, engine, candidate, sizes, objection, taken))
     else:
-        write_out(tune_text(found, engine, sizes, kept=kept, taken=taken))
+        write_out(tune_text(found, engine, sizes, objection))
+
+
+def _check(request: "BenchRequest") -> None:
+    """Refuse what a search cannot honour.
+
+    Raises:
+        UsageError: Names the option.
+    """
+    if len(request.models) != 1:
+        raise UsageError("--tune wants one MODEL")
+    if request.all_engines or len(request.engines or ()) > 1:
+        raise UsageError(
+            "--tune wants one engine", fix="--engine NAME, or none: then it is the one that run would take"
+        )
+    if request.output not in (None, "json"):
+        raise UsageError(f"--tune is written as a table or as json, not as {request.output}")
+    if request.plot is not None or request.save:
+        raise UsageError(f"--tune goes without {'--save' if request.save else '--plot'}: its runs are of many settings")
+    if request.sweep.parallel != (1,):
+        raise UsageError("--tune searches for one request at a time: it goes without -b")
+    sizes = request.sweep.sizes()
+    if len(sizes) > 1:
+        raise UsageError("--tune wants one size: one value each for -p, -n and -d")
+    if not sizes[0].prompt_tokens or not sizes[0].answer_tokens:
+        raise UsageError("--tune wants a prompt and an answer: -p and -n above 0")
 
 
 def _default(candidate: Candidate, engine: EngineName, request: "BenchRequest") -> Settings:
@@ -95,17 +115,28 @@ def _planner(candidate: Candidate, engine: EngineName, sizes: Sizes, request: "B
     return plan_for
 
 
-def _keep(found: TuneResult, candidate: Candidate, engine: EngineName) -> bool:
-    """Keep settings that are really faster and can be put into plans; forget earlier ones if there are none."""
+def _keep(found: TuneResult, candidate: Candidate, engine: EngineName, request: PlanRequest, taken: float) -> str:
+    """Keep settings that are really faster and can be put into plans; forget earlier ones if there are none.
+
+    Returns:
+        Why they are not kept; empty if they are.
+    """
     facts, machine = candidate.facts(engine), candidate.setting.machine
     usual = found.trials[0].settings
     best, difference = found.best, found.difference
+    if taken >= _DISTURBING:
+        return (
+            f"other programs took {taken:.2f} cores meanwhile, and what is best beside them need not be best alone; "
+            "tune again on a quiet machine"
+        )
+    if not has_usual_types(request):
+        return "only what is found with the usual --dtype and --quantization is put into plans"
     if not found.real or best is None or difference is None:
         forget_tuning(candidate.model, facts, machine)
-        return False
+        return "nothing is really faster"
     settings = best.settings
     if (settings.kv_type, settings.gpu_layers) != (usual.kv_type, usual.gpu_layers):
-        return False
+        return "these are not put into plans unasked; give them to run and chat as options"
     tuning = Tuning(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         threads=settings.threads,
@@ -115,12 +146,18 @@ def _keep(found: TuneResult, candidate: Candidate, engine: EngineName) -> bool:
         low=difference.low or difference.ratio,
         high=difference.high or difference.ratio,
     )
-    keep_tuning(tuning, candidate.model, facts, machine)
-    return True
+    return "" if keep_tuning(tuning, candidate.model, facts, machine) else "the cache cannot be written"
 
 
-def tune_text(found: TuneResult, engine: EngineName, sizes: Sizes, *, kept: bool, taken: float) -> str:
-    """Return what was found for people: the candidates, the fastest first, then the verdict."""
+def tune_text(found: TuneResult, engine: EngineName, sizes: Sizes, objection: str) -> str:
+    """Return what was found for people: the candidates, the fastest first, then the verdict.
+
+    Args:
+        found: What came of the search.
+        engine: On which engine.
+        sizes: What was run.
+        objection: Why it is not kept; empty if it is.
+    """
     lines = [f"{engine}: seconds to read {sizes.prompt_tokens} tokens and to write {sizes.answer_tokens}", ""]
     default = found.trials[0]
     timed = [trial for trial in found.trials if trial.final or trial.seconds]
@@ -138,7 +175,7 @@ def tune_text(found: TuneResult, engine: EngineName, sizes: Sizes, *, kept: bool
             f"{difference.ratio:.2f}x as fast as the defaults (95% interval {difference.low:.2f} to "
             f"{difference.high:.2f}): {_name(found.best.settings)}"
         )
-        lines.append("kept: run and chat use it from now on" if kept else f"not kept: {_why_not(taken)}")
+        lines.append(f"not kept: {objection}" if objection else "kept: run and chat use it from now on")
     else:
         lines.append(
             f"nothing is really faster than the defaults: the best other is {difference.ratio:.2f}x as fast "
@@ -147,28 +184,20 @@ def tune_text(found: TuneResult, engine: EngineName, sizes: Sizes, *, kept: bool
     return inert("\n".join(lines) + "\n")
 
 
-def _why_not(taken: float) -> str:
-    if taken >= _DISTURBING:
-        return (
-            f"other programs took {taken:.2f} cores meanwhile, and what is best beside them need not be best alone; "
-            "tune again on a quiet machine"
-        )
-    return "these are not put into plans unasked; give them to run and chat as options"
-
-
 def _seconds(trial: Trial) -> float:
     return median(trial.final or trial.seconds)
 
 
 def _name(settings: Settings) -> str:
-    parts = [f"{settings.threads} threads", f"micro-batch {settings.batch_tokens}", f"flash {settings.flash_attention}"]
+    threads = f"{settings.threads} thread{'s' if settings.threads != 1 else ''}"
+    parts = [threads, f"micro-batch {settings.batch_tokens}", f"flash {settings.flash_attention}"]
     parts += [f"KV {settings.kv_type}"] if settings.kv_type != "f16" else []
     parts += [] if settings.gpu_layers is None else [f"{settings.gpu_layers} GPU layers"]
     return ", ".join(parts)
 
 
 def _document(
-    found: TuneResult, engine: EngineName, candidate: Candidate, sizes: Sizes, *, kept: bool, taken: float
+    found: TuneResult, engine: EngineName, candidate: Candidate, sizes: Sizes, objection: str, taken: float
 ) -> dict[str, Any]:
     return {
         "version": 1,
@@ -180,6 +209,7 @@ def _document(
         "best": None if found.best is None else asdict(found.best.settings),
         "gain": None if found.difference is None else asdict(found.difference),
         "real": found.real,
-        "kept": kept,
+        "kept": not objection,
+        "not_kept_because": objection or None,
         "others_took_cores": taken,
     }

@@ -17,6 +17,7 @@ from llmrun.engines.measure.run import Instruments, Measured, measure_point
 from llmrun.engines.measure.samples import Metric
 from llmrun.engines.measure.statistics import Summary, summarize
 from llmrun.engines.measure.workload import Workload
+from llmrun.engines.memory.needs import trained_context
 from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import LlmrunError
@@ -24,6 +25,8 @@ from llmrun.hardware.types import Machine
 from llmrun.progress import StagedProgress
 
 __all__ = ["Bench", "Row"]
+
+_COLD_START_CONTEXT = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +179,9 @@ class Bench:
         if not self._with_cold_start or setup.parallel > 1:
             return ColdStart()
         self._progress.stage(f"{setup.engine}, cold start")
-        return measure_cold_start(candidate.model.ref.text, setup, self._sweep.repetitions, plan.context_length)
+        # A prompt of one word has a template around it, for which the context of small sizes is too short.
+        context = max(plan.context_length, min(_COLD_START_CONTEXT, trained_context(candidate.info)))
+        return measure_cold_start(candidate.model.ref.text, setup, self._sweep.repetitions, context)
 
     def _load(self, candidate: Candidate, plan: LoadPlan) -> _Process:
         self._progress.stage(f"{plan.engine}, loading")

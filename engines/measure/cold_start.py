@@ -45,27 +45,30 @@ def measure_cold_start(model: str, setup: Setup, repetitions: int, context_lengt
     seconds: list[float] = []
     loads: list[float] = []
     problem: str | None = None
-    with suppress(LlmrunError, OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as folder:
-        _link_cache(Path(folder))
-        environment = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
-        environment |= {"LLMRUN_CACHE_DIR": folder, "LLMRUN_OFFLINE": "1"}
-        while len(seconds) < repetitions and (not seconds or sum(seconds) + seconds[-1] < _BUDGET_SECONDS):
-            began = time.perf_counter()
-            done = subprocess.run(
-                _command(model, setup, context_length),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                env=environment,
-                timeout=_LIMIT_SECONDS,
-            )
-            took = time.perf_counter() - began
-            if done.returncode != 0:
-                problem = _first_line(done.stderr)
-                break
-            seconds.append(took)
-            with suppress(ValueError, KeyError):
-                loads.append(float(json.loads(done.stdout)["timings"]["start_seconds"]["load"]))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _link_cache(Path(folder))
+            environment = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+            environment |= {"LLMRUN_CACHE_DIR": folder, "LLMRUN_OFFLINE": "1"}
+            while len(seconds) < repetitions and (not seconds or sum(seconds) + seconds[-1] < _BUDGET_SECONDS):
+                began = time.perf_counter()
+                done = _run(_command(model, setup, context_length), environment)
+                took = time.perf_counter() - began
+                if done.returncode != 0:
+                    problem = _first_line(done.stderr)
+                    break
+                seconds.append(took)
+                with suppress(ValueError, KeyError, TypeError):
+                    loads.append(float(json.loads(done.stdout)["timings"]["start_seconds"]["load"]))
+    except (LlmrunError, OSError, subprocess.SubprocessError) as error:
+        problem = str(error)
     return ColdStart(seconds=tuple(seconds), load_seconds=tuple(loads), problem=problem)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=_LIMIT_SECONDS
+    )
 
 
 def _first_line(data: bytes) -> str:
@@ -75,7 +78,7 @@ def _first_line(data: bytes) -> str:
 
 def _link_cache(folder: Path) -> None:
     try:
-        for entry in cache_folder().iterdir():
+        for entry in cache_folder().absolute().iterdir():
             (folder / entry.name).symlink_to(entry)
     except OSError as error:
         raise StorageError(f"the cache cannot be read: {error.strerror}") from error

@@ -5,16 +5,18 @@ and installation, and the machine. When any of them changes, nothing is found, a
 was measured with an engine's defaults is kept, and nothing that is hardly more than noise.
 """
 
-import json
+import datetime
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmrun.engines.installed.facts import EngineFacts
-from llmrun.engines.installed.kept import keep, read_kept
+from llmrun.engines.installed.kept import keep, read_document, read_kept
 from llmrun.engines.measure.speeds import MeasuredSpeed
 from llmrun.engines.measure.statistics import Summary
+from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.types import EngineName
 from llmrun.errors import StorageError
 from llmrun.folders import cache_folder
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from llmrun.engines.measure.bench import Row
 
 __all__ = [
+    "UNWRITABLE",
     "Sibling",
     "environment_key",
     "find_siblings",
+    "has_usual_types",
     "keep_rows",
     "keep_speed",
     "kept_key",
@@ -35,6 +39,7 @@ __all__ = [
     "model_names",
 ]
 
+UNWRITABLE = "not kept: the cache cannot be written"
 _FOLDER = "measured"
 _UNUSABLE = 0.25  # half of the interval; the test that compares engines weighs what noise there is below that
 
@@ -69,8 +74,8 @@ def kept_speeds(
     return found
 
 
-def keep_speed(speed: MeasuredSpeed, model: LocalModel, info: ModelInfo, facts: EngineFacts, machine: Machine) -> None:
-    """Keep a measurement for `kept_speeds` and `find_siblings`."""
+def keep_speed(speed: MeasuredSpeed, model: LocalModel, info: ModelInfo, facts: EngineFacts, machine: Machine) -> bool:
+    """Keep a measurement for `kept_speeds` and `find_siblings`; return whether that could be done."""
     value = {
         "speed": asdict(speed),
         "lineage": _lineage(info),
@@ -79,8 +84,7 @@ def keep_speed(speed: MeasuredSpeed, model: LocalModel, info: ModelInfo, facts: 
         "reference": model.ref.text,
         "environment": environment_key(facts, machine),
     }
-    for name in model_names(model):
-        keep(_FOLDER, kept_key(name, facts, machine), value)
+    return all(keep(_FOLDER, kept_key(name, facts, machine), value) for name in model_names(model))
 
 
 def keep_rows(
@@ -89,6 +93,8 @@ def keep_rows(
     engines: Mapping[EngineName, EngineFacts],
     machine: Machine,
     created: str,
+    *,
+    usual: bool = True,
 ) -> list[str]:
     """Keep what can be used of a sweep; return a sentence for each row that cannot, and for the ones that were kept.
 
@@ -98,6 +104,7 @@ def keep_rows(
         engines: What is known of the engines.
         machine: This one.
         created: The day.
+        usual: Whether the engines had their defaults in what is not part of a row (types of numbers, quantization).
     """
     from llmrun.engines.measure.samples import Metric
 
@@ -105,11 +112,11 @@ def keep_rows(
     for row in rows:
         setup, sizes = row.point.setup, row.point.sizes
         prefill, decode = (row.samples.get(metric, ()) for metric in (Metric.PREFILL, Metric.DECODE))
-        usual = (setup.threads, setup.kv_type, setup.gpu_layers, setup.parallel, sizes.depth)
+        had = (setup.threads, setup.kv_type, setup.gpu_layers, setup.parallel, sizes.depth, usual)
         name = f"{setup.engine}, {sizes.prompt_tokens} + {sizes.answer_tokens}"
         if row.error is not None:
             continue
-        if usual != (machine.cpu.threads, "f16", None, 1, 0) or not prefill or not decode:
+        if had != (machine.cpu.threads, "f16", None, 1, 0, True) or not prefill or not decode:
             said.append(f"{name} is not kept: only what is measured with the defaults decides between engines")
         elif any(_unusable(row.summary(metric)) for metric in (Metric.PREFILL, Metric.DECODE)):
             said.append(f"{name} is not kept: too noisy, or a single repetition")
@@ -124,9 +131,16 @@ def keep_rows(
                 prefill=prefill,
                 decode=decode,
             )
-            keep_speed(speed, *models[row.model.digest], engines[setup.engine], machine)
-            said.append(f"{name} is kept, and counts when an engine is chosen for this model")
+            kept = keep_speed(speed, *models[row.model.digest], engines[setup.engine], machine)
+            told = "kept, and counts when an engine is chosen for this model" if kept else UNWRITABLE
+            said.append(f"{name} is {told}")
     return said
+
+
+def has_usual_types(request: PlanRequest) -> bool:
+    """Return whether an engine computes in the types that it would take unasked: what is kept is of these only."""
+    usual = PlanRequest()
+    return (request.dtype, request.quantization) == (usual.dtype, usual.quantization)
 
 
 def find_siblings(model: LocalModel, info: ModelInfo, facts: EngineFacts, machine: Machine) -> list[Sibling]:
@@ -138,7 +152,7 @@ def find_siblings(model: LocalModel, info: ModelInfo, facts: EngineFacts, machin
     found: dict[str, Sibling] = {}
     for file in files:
         try:
-            value = json.loads(file.read_text(encoding="utf-8"))["value"]
+            value = (read_document(file) or {})["value"]
             related = value["lineage"] == _lineage(info) and value["environment"] == environment_key(facts, machine)
             speed = _parse(value, facts.engine)
             path = str(value["path"])
@@ -193,17 +207,19 @@ def _parse(value: Any, engine: EngineName) -> MeasuredSpeed | None:
         raw = value["speed"]
         if raw["engine"] != engine.value:
             return None
-        return MeasuredSpeed(
+        speed = MeasuredSpeed(
             engine=engine,
-            created=str(raw["created"]),
+            created=datetime.date.fromisoformat(raw["created"]).isoformat(),
             load_seconds=float(raw["load_seconds"]),
             prompt_tokens=int(raw["prompt_tokens"]),
             answer_tokens=int(raw["answer_tokens"]),
             prefill=_rates(raw["prefill"]),
             decode=_rates(raw["decode"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    sound = 0 <= speed.load_seconds < math.inf and speed.prompt_tokens > 0 and speed.answer_tokens > 0
+    return speed if sound and len(speed.prefill) == len(speed.decode) else None
 
 
 def _rates(values: Iterable[Any]) -> tuple[float, ...]:

@@ -6,7 +6,9 @@ the other what fits in memory. Attention with a matrix of scores takes memory fo
 is short.
 """
 
+import datetime
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from llmrun.engines.installed.facts import EngineFacts
 from llmrun.engines.installed.kept import forget, keep, read_kept
@@ -19,6 +21,7 @@ from llmrun.models.types import LocalModel, ModelInfo
 __all__ = ["Tuning", "forget_tuning", "keep_tuning", "kept_tuning", "with_tuning"]
 
 _FOLDER = "tuned"
+_ASKED = ("threads", "gpu_layers", "kv_type", "parallel", "dtype", "quantization")
 _FLASH = ("auto", "on", "off")
 _MOST_BATCH_TOKENS = 512  # what memory plans reckon with
 
@@ -41,10 +44,9 @@ class Tuning:
     high: float
 
 
-def keep_tuning(tuning: Tuning, model: LocalModel, facts: EngineFacts, machine: Machine) -> None:
-    """Keep what was found."""
-    for name in model_names(model):
-        keep(_FOLDER, kept_key(name, facts, machine), asdict(tuning))
+def keep_tuning(tuning: Tuning, model: LocalModel, facts: EngineFacts, machine: Machine) -> bool:
+    """Keep what was found; return whether that could be done."""
+    return all(keep(_FOLDER, kept_key(name, facts, machine), asdict(tuning)) for name in model_names(model))
 
 
 def forget_tuning(model: LocalModel, facts: EngineFacts, machine: Machine) -> None:
@@ -56,14 +58,22 @@ def forget_tuning(model: LocalModel, facts: EngineFacts, machine: Machine) -> No
 def kept_tuning(model: LocalModel, facts: EngineFacts, machine: Machine) -> Tuning | None:
     """Return what was found, or None; a damaged record counts as none."""
     for name in model_names(model):
-        try:
-            found = Tuning(**read_kept(_FOLDER, kept_key(name, facts, machine)))
-            sound = found.flash_attention in _FLASH and 1 <= found.batch_tokens <= _MOST_BATCH_TOKENS
-            if sound and 1 <= found.threads <= machine.cpu.logical_cores:
-                return found
-        except TypeError:
-            continue
+        found = _parse(read_kept(_FOLDER, kept_key(name, facts, machine)), machine)
+        if found is not None:
+            return found
     return None
+
+
+def _parse(value: Any, machine: Machine) -> Tuning | None:
+    """Return what was kept; None if it is damaged."""
+    try:
+        found = Tuning(**value)
+        datetime.date.fromisoformat(found.created)
+        whole = type(found.threads) is int and type(found.batch_tokens) is int
+        sound = found.flash_attention in _FLASH and 1 <= found.batch_tokens <= _MOST_BATCH_TOKENS
+        return found if whole and sound and 1 <= found.threads <= machine.cpu.logical_cores else None
+    except (TypeError, ValueError):
+        return None
 
 
 def with_tuning(
@@ -71,8 +81,7 @@ def with_tuning(
 ) -> LoadPlan:
     """Return the plan with what was found for it, if the user left these choices open."""
     usual = PlanRequest()
-    asked = (request.threads, request.gpu_layers, request.kv_type, request.parallel)
-    if asked != (usual.threads, usual.gpu_layers, usual.kv_type, usual.parallel) or plan.vocabulary_only:
+    if any(getattr(request, name) != getattr(usual, name) for name in _ASKED) or plan.vocabulary_only:
         return plan
     found = kept_tuning(model, facts, machine)
     if found is None or not _fits(plan, found, info, machine):

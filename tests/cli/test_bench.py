@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Any
 import pytest
 
 from llmrun.cli.bench.formats import short_names
+from llmrun.cli.bench.table import table_text
+from llmrun.engines.measure.cold_start import measure_cold_start
+from llmrun.engines.measure.points import Setup
+from llmrun.engines.types import EngineName
 
 QUICK = ("--no-limits", "--no-cold-start")
 FAKE = ("--engine", "fake", "-p", "16", "-n", "8", "-r", "3", *QUICK)
@@ -200,6 +205,33 @@ def test_after_an_interruption_what_is_done_is_written(
     document = json.loads(output)
     assert document["interrupted"] is True
     assert [row["answer_tokens"] for row in document["rows"]] == [4]
+
+
+def test_a_narrow_terminal_shows_every_figure(llmrun: Callable[..., Any], real_model: Path) -> None:
+    document = result(llmrun, real_model, *FAKE, "-b", "1,2", env=script())
+    narrow = table_text(document, width=40).splitlines()
+    assert all(len(line) <= 40 for line in narrow)
+    for row in document["rows"]:
+        for metric in ("prefill_tokens_per_second", "decode_tokens_per_second"):
+            mean = row["statistics"][metric]["mean"]
+            assert any((f"{mean:,.1f}" if mean < 1000 else f"{mean:,.0f}") in line for line in narrow)
+    assert {"  TTFT", "  TPOT", "  load", "  peak"} <= {line[:6] for line in narrow}
+
+
+@pytest.mark.engine
+def test_the_cold_start_of_small_sizes(llmrun: Callable[..., Any], real_model: Path) -> None:
+    sizes = ("-p", "8", "-n", "4", "-r", "1", "--no-limits")
+    document = result(llmrun, real_model, "--engine", "llama-cpp", *sizes, timeout=120)
+    assert document["rows"][0]["statistics"]["cold_start_seconds"]["count"] == 1
+
+
+def test_why_there_is_no_cold_start(real_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    setup = Setup(engine=EngineName.LLAMA_CPP, threads=1)
+    assert "No space left" in (measure_cold_start(str(real_model), setup, 1, 64).problem or "")
 
 
 @pytest.mark.engine

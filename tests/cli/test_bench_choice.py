@@ -1,7 +1,11 @@
 """Measured choice through the real commands: `bench --save`, `which-backend --measure`, and what `run` makes of it."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +89,41 @@ def test_what_bench_keeps_and_what_not(llmrun: Callable[..., Any], own_model: Pa
     assert "fake, 8 + 8 is kept, and counts when an engine is chosen for this model" in kept.errors
     (file,) = folder.iterdir()
     assert json.loads(file.read_text())["value"]["speed"]["answer_tokens"] == 8
+
+
+def test_what_cannot_be_kept_is_not_said_to_be(llmrun: Callable[..., Any], own_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "measured").touch()
+    env = {"LLMRUN_FAKE": json.dumps({"answer": "abc", "token_seconds": 0.02, "prefill_seconds": 0.2})}
+    sizes = ("--engine", "fake", "-p", "8", "-n", "8", "-r", "3", "--no-limits", "--no-cold-start")
+    done = llmrun("bench", own_model, *sizes, "--save", env=env)
+    assert done.code == 0
+    assert "fake, 8 + 8 is not kept: the cache cannot be written" in done.errors
+
+
+@pytest.mark.engine
+@pytest.mark.pytorch
+def test_after_an_interruption_what_was_measured_is_kept(
+    start_llmrun: Callable[..., "subprocess.Popen[bytes]"], own_model: Path
+) -> None:
+    process = start_llmrun("which-backend", own_model, "--measure")
+    assert process.stderr is not None
+    seen = b""
+    deadline = time.monotonic() + 120
+    while b"pytorch" not in seen and time.monotonic() < deadline:
+        seen += os.read(process.stderr.fileno(), 4096)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output == b""
+    assert b"llama-cpp, 256 + 64 is " in errors  # kept, or too noisy on a busy machine
+
+
+def test_what_is_measured_in_other_types_is_not_kept(llmrun: Callable[..., Any], own_model: Path) -> None:
+    env = {"LLMRUN_FAKE": json.dumps({"answer": "abc", "token_seconds": 0.02, "prefill_seconds": 0.2})}
+    sizes = ("--engine", "fake", "-p", "8", "-n", "8", "-r", "3", "--no-limits", "--no-cold-start")
+    done = llmrun("bench", own_model, *sizes, "--dtype", "float32", "--save", env=env)
+    assert "is not kept: only what is measured with the defaults" in done.errors
 
 
 @pytest.mark.engine

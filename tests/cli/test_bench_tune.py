@@ -1,7 +1,11 @@
 """`llmrun bench --tune` through the real command, and what `run` and `which-backend` make of what it keeps."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,11 @@ def test_where_nothing_is_faster_that_is_what_is_said(
         pytest.param(("-p", "8,16"), 2, id="several sizes"),
         pytest.param(("-p", "0"), 2, id="no prompt"),
         pytest.param(("--output", "csv"), 2, id="a form that it has not"),
+        pytest.param(("--engine", "fake,llama-cpp"), 2, id="several engines"),
+        pytest.param(("--engine", "all"), 2, id="all engines"),
+        pytest.param(("-b", "2"), 2, id="several at once"),
+        pytest.param(("--save",), 2, id="saving"),
+        pytest.param(("--plot", "x.svg"), 2, id="a picture"),
         pytest.param(("-p", "9000"), 5, id="longer than the context"),
     ],
 )
@@ -82,6 +91,21 @@ def test_what_was_kept_is_used_unless_something_else_is_asked_for(
     assert json.loads(measured.stdout)["rows"][0]["threads"] == machine.cpu.threads  # a measurement is of the defaults
 
 
+def test_a_search_that_is_interrupted_keeps_nothing(
+    start_llmrun: Callable[..., "subprocess.Popen[bytes]"], real_model: Path, tmp_path: Path
+) -> None:
+    process = start_llmrun("bench", real_model, *FAKE, env=ENV)
+    assert process.stderr is not None
+    seen = b""
+    while b"tuning" not in seen:
+        seen += os.read(process.stderr.fileno(), 4096)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=15)
+    assert (process.returncode, output) == (130, b"")
+    assert not list(tmp_path.glob("cache/tuned/*"))
+
+
 def result(*, real: bool) -> TuneResult:
     default, best = (
         Trial(settings=Settings(threads=count, batch_tokens=512, flash_attention="auto"), final=[float(count)] * 3)
@@ -93,11 +117,11 @@ def result(*, real: bool) -> TuneResult:
 
 def test_the_verdict_in_words() -> None:
     sizes = Sizes(prompt_tokens=8, answer_tokens=4)
-    kept = tune_text(result(real=True), EngineName.LLAMA_CPP, sizes, kept=True, taken=0.0)
-    assert "2.00x as fast as the defaults (95% interval 1.90 to 2.10): 1 threads" in kept
+    kept = tune_text(result(real=True), EngineName.LLAMA_CPP, sizes, "")
+    assert "2.00x as fast as the defaults (95% interval 1.90 to 2.10): 1 thread," in kept
     assert "run and chat use it from now on" in kept
     assert kept.splitlines()[2].split()[0] == "1.000"  # the fastest first
-    disturbed = tune_text(result(real=True), EngineName.LLAMA_CPP, sizes, kept=False, taken=0.9)
+    disturbed = tune_text(result(real=True), EngineName.LLAMA_CPP, sizes, "other programs took 0.90 cores")
     assert "not kept: other programs took 0.90 cores" in disturbed
-    chance = tune_text(result(real=False), EngineName.LLAMA_CPP, sizes, kept=False, taken=0.0)
+    chance = tune_text(result(real=False), EngineName.LLAMA_CPP, sizes, "nothing is really faster")
     assert "nothing is really faster than the defaults" in chance

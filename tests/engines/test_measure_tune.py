@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import pytest
 from selection_cases import LAPTOP
 
 from llmrun.engines.installed.facts import EngineFacts
+from llmrun.engines.installed.kept import keep
 from llmrun.engines.measure.contention import Contention, others_share
+from llmrun.engines.measure.store import kept_key, model_names
 from llmrun.engines.measure.tune import Settings, candidates, count_steps, tune
 from llmrun.engines.measure.tuned import Tuning, forget_tuning, keep_tuning, kept_tuning, with_tuning
 from llmrun.engines.memory.types import PlanRequest
@@ -154,8 +156,15 @@ def test_what_was_found_is_put_into_plans(model: LocalModel) -> None:
 
 @pytest.mark.parametrize(
     "request_",
-    [PlanRequest(threads=2), PlanRequest(gpu_layers=0), PlanRequest(kv_type="q8_0"), PlanRequest(parallel=4)],
-    ids=["threads", "layers", "KV type", "parallel"],
+    [
+        PlanRequest(threads=2),
+        PlanRequest(gpu_layers=0),
+        PlanRequest(kv_type="q8_0"),
+        PlanRequest(parallel=4),
+        PlanRequest(dtype="float32"),
+        PlanRequest(quantization="8-bit"),
+    ],
+    ids=["threads", "layers", "KV type", "parallel", "type", "quantization"],
 )
 def test_what_was_asked_for_stays(model: LocalModel, request_: PlanRequest) -> None:
     keep_tuning(TUNING, model, FACTS, LAPTOP)
@@ -180,8 +189,20 @@ def test_scores_of_attention_have_to_fit(model: LocalModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"threads": 0}, {"batch_tokens": 4096}, {"flash_attention": "maybe"}, {"threads": 10_000}]
+    "changed",
+    [
+        {"threads": 0},
+        {"batch_tokens": 4096},
+        {"flash_attention": "maybe"},
+        {"threads": 10_000},
+        {"threads": 1.0},
+        {"threads": True},
+        {"batch_tokens": "256"},
+        {"created": "soon"},
+        {"created": 5},
+        {"more": 1},
+    ],
 )
 def test_a_record_that_makes_no_sense_is_none(model: LocalModel, changed: dict[str, Any]) -> None:
-    keep_tuning(replace(TUNING, **changed), model, FACTS, LAPTOP)
+    keep("tuned", kept_key(model_names(model)[0], FACTS, LAPTOP), asdict(TUNING) | changed)
     assert kept_tuning(model, FACTS, LAPTOP) is None

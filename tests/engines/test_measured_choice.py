@@ -182,7 +182,18 @@ def test_the_same_contents_are_known_in_another_place(model: LocalModel, tmp_pat
 def test_a_damaged_record_is_none(model: LocalModel, tmp_path: Path) -> None:
     keep_speed(speed(LLAMA_CPP, 40), model, INFO, FACTS, LAPTOP)
     (file,) = (tmp_path / "cache" / "measured").glob("*.json")
-    for damaged in (file.read_text().replace('"decode": [', '"decode": ["x", '), file.read_text()[:50], "[]"):
+    good = file.read_text()
+    changes = (
+        ('"decode": [', '"decode": ["x", '),
+        ('"decode": [', '"decode": [1, '),  # one more than of the prompts
+        ('"prompt_tokens": 256', '"prompt_tokens": Infinity'),
+        ('"answer_tokens": 64', '"answer_tokens": -1'),
+        ('"load_seconds": 0.1', '"load_seconds": NaN'),
+        ('"created": "2026-11-20"', '"created": "soon"'),
+        ('"created": "2026-11-20"', '"created": 1'),
+    )
+    assert all(old in good for old, _ in changes)
+    for damaged in (*(good.replace(*change) for change in changes), good[:50], "[]", "[" * 100_000):
         file.write_text(damaged)
         assert found(model) == {}
         assert find_siblings(local(tmp_path / "other.gguf"), INFO, FACTS, LAPTOP) == []
