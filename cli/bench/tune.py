@@ -164,8 +164,10 @@ def tune_text(found: TuneResult, engine: EngineName, sizes: Sizes, objection: st
     for trial in sorted(timed, key=_seconds):
         runs = len(trial.final or trial.seconds)
         mark = "default" if trial is default else ""
-        lines.append(f"  {_seconds(trial):8.3f} s  {runs:>3} runs  {_name(trial.settings)}  {mark}".rstrip())
-    lines += [f"  failed: {_name(trial.settings)}: {trial.failure}" for trial in found.trials if trial.failure]
+        lines.append(
+            f"  {_seconds(trial):8.3f} s  {runs:>3} run{'s' if runs != 1 else ' '}  {trial.settings}  {mark}".rstrip()
+        )
+    lines += [f"  failed: {trial.settings}: {trial.failure}" for trial in found.trials if trial.failure]
     lines.append("")
     difference = found.difference
     if found.best is None or difference is None:
@@ -173,7 +175,7 @@ def tune_text(found: TuneResult, engine: EngineName, sizes: Sizes, objection: st
     elif found.real:
         lines.append(
             f"{difference.ratio:.2f}x as fast as the defaults (95% interval {difference.low:.2f} to "
-            f"{difference.high:.2f}): {_name(found.best.settings)}"
+            f"{difference.high:.2f}): {found.best.settings}"
         )
         lines.append(f"not kept: {objection}" if objection else "kept: run and chat use it from now on")
     else:
@@ -186,14 +188,6 @@ def tune_text(found: TuneResult, engine: EngineName, sizes: Sizes, objection: st
 
 def _seconds(trial: Trial) -> float:
     return median(trial.final or trial.seconds)
-
-
-def _name(settings: Settings) -> str:
-    threads = f"{settings.threads} thread{'s' if settings.threads != 1 else ''}"
-    parts = [threads, f"micro-batch {settings.batch_tokens}", f"flash {settings.flash_attention}"]
-    parts += [f"KV {settings.kv_type}"] if settings.kv_type != "f16" else []
-    parts += [] if settings.gpu_layers is None else [f"{settings.gpu_layers} GPU layers"]
-    return ", ".join(parts)
 
 
 def _document(

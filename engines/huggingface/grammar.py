@@ -51,20 +51,24 @@ class Constraint:
         self._xgrammar.apply_token_bitmask_inplace(row, self._mask.to(row.device))
 
 
-def compile_constraint(folder: str, vocabulary_size: int, json_schema: str | None, grammar: str | None) -> Any:
-    """Return a compiled schema or grammar, for a model of so many logits.
+def compile_constraint(
+    source: str | HuggingFaceTokenizer, vocabulary_size: int, json_schema: str | None, grammar: str | None
+) -> Any:
+    """Return a compiled schema or grammar for a tokenizer, or the one of a folder, and a model of so many logits.
 
     Raises:
         UsageError: It is none, or needs something that xgrammar does not have.
     """
     if json_schema is not None and grammar is not None:
         raise UsageError("an answer can follow a JSON schema or a grammar, not both")
-    return _compile(folder, vocabulary_size, json_schema, grammar)
+    return _compile(source, vocabulary_size, json_schema, grammar)
 
 
 @lru_cache(maxsize=32)
-def _compile(folder: str, vocabulary_size: int, json_schema: str | None, grammar: str | None) -> Any:
-    compiler = _compiler(folder, vocabulary_size)
+def _compile(
+    source: str | HuggingFaceTokenizer, vocabulary_size: int, json_schema: str | None, grammar: str | None
+) -> Any:
+    compiler = _compiler(source, vocabulary_size)
     try:
         if json_schema is not None:
             json.loads(json_schema)
@@ -77,9 +81,9 @@ def _compile(folder: str, vocabulary_size: int, json_schema: str | None, grammar
 
 
 @lru_cache(maxsize=2)
-def _compiler(folder: str, vocabulary_size: int) -> Any:
+def _compiler(source: str | HuggingFaceTokenizer, vocabulary_size: int) -> Any:
     xgrammar: Any = importlib.import_module("xgrammar")
-    tokenizer = HuggingFaceTokenizer(Path(folder))
+    tokenizer = HuggingFaceTokenizer(Path(source)) if isinstance(source, str) else source
     known = min(tokenizer.size, vocabulary_size)
     pieces = [tokenizer.token_bytes(token) for token in range(known)]
     info = xgrammar.TokenizerInfo(

@@ -48,6 +48,13 @@ class Settings:
     kv_type: str = "f16"
     gpu_layers: int | None = None
 
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        parts = [threads, f"micro-batch {self.batch_tokens}", f"flash {self.flash_attention}"]
+        parts += [f"KV {self.kv_type}"] if self.kv_type != "f16" else []
+        parts += [] if self.gpu_layers is None else [f"{self.gpu_layers} GPU layers"]
+        return ", ".join(parts)
+
 
 @dataclass(slots=True, kw_only=True)
 class Trial:
@@ -171,9 +178,7 @@ def measure_settings(
 
     def measure(settings: Settings, repetitions: int) -> list[float]:
         nonlocal tokens
-        progress.stage(
-            f"{settings.threads} threads, batches of {settings.batch_tokens}, flash {settings.flash_attention}"
-        )
+        progress.stage(str(settings))
         plan = replace(plan_for(settings), batch_tokens=settings.batch_tokens, flash_attention=settings.flash_attention)
         worker = WorkerClient(plan.engine)
         try:

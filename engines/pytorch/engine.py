@@ -53,16 +53,15 @@ class PytorchEngine:
         path = Path(plan.model_path)
         torch = self._torch
         torch.set_num_threads(plan.threads)
-        folder = path if path.is_dir() else _tokenizer_of_gguf(path)
-        tokenizer = HuggingFaceTokenizer(folder)
+        tokenizer = HuggingFaceTokenizer(path) if path.is_dir() else _tokenizer_of_gguf(path)
         if plan.vocabulary_only:
-            return PytorchSession(torch, None, tokenizer, plan, folder)
+            return PytorchSession(torch, None, tokenizer, plan)
         device = choose_device(torch, plan)
         model = load_model(torch, plan, device, progress)
         progress(1.0)
         neighbours = self._neighbours if str(device).startswith("cpu") else None
         spins = SpinControl.for_torch(torch, plan.threads, neighbours)
-        return PytorchSession(torch, model, tokenizer, plan, folder, spins)
+        return PytorchSession(torch, model, tokenizer, plan, spins)
 
 
 class PytorchSession:
@@ -74,13 +73,11 @@ class PytorchSession:
         model: Any,
         tokenizer: HuggingFaceTokenizer,
         plan: LoadPlan,
-        folder: Path,
         spins: SpinControl | None = None,
     ) -> None:
         self._torch = torch
         self._plan = plan
         self._tokenizer = tokenizer
-        self._folder = folder
         self._spins = spins or SpinControl()
         self._sequencer: Sequencer | None = None
         if model is None:
@@ -116,7 +113,7 @@ class PytorchSession:
     def _constraint(self, options: SamplingOptions) -> Constraint | None:
         if options.json_schema is None and options.grammar is None:
             return None
-        compiled = compile_constraint(str(self._folder), self._logits, options.json_schema, options.grammar)
+        compiled = compile_constraint(self._tokenizer, self._logits, options.json_schema, options.grammar)
         return Constraint(compiled)
 
     def generate_many(
@@ -132,15 +129,11 @@ class PytorchSession:
         self._spins.close()
 
 
-def _tokenizer_of_gguf(path: Path) -> Path:
-    """Write the tokenizer of a GGUF file as a folder, which ends with this process."""
+def _tokenizer_of_gguf(path: Path) -> HuggingFaceTokenizer:
+    """Return the tokenizer of a GGUF file, by way of a folder that is there for a moment only: workers are killed."""
     transformers: Any = importlib.import_module("transformers")
-    folder = tempfile.TemporaryDirectory(prefix="llmrun-tokenizer-")
-    _kept.append(folder)
     found = transformers.AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
-    found.save_pretrained(folder.name)
-    (Path(folder.name) / "config.json").write_text("{}")
-    return Path(folder.name)
-
-
-_kept: list[Any] = []
+    with tempfile.TemporaryDirectory(prefix="llmrun-tokenizer-") as folder:
+        found.save_pretrained(folder)
+        (Path(folder) / "config.json").write_text("{}")
+        return HuggingFaceTokenizer(folder)

@@ -272,9 +272,14 @@ def test_several_at_once_are_faster_together(llmrun: Callable[..., Any], real_mo
 
 @pytest.mark.engine
 @pytest.mark.pytorch
-def test_the_same_ids_go_to_every_engine(llmrun: Callable[..., Any], real_model: Path, twin: Path) -> None:
+def test_the_same_ids_go_to_every_engine(
+    llmrun: Callable[..., Any], real_model: Path, twin: Path, tmp_path: Path
+) -> None:
     arguments = ("-p", "16", "-n", "4", "-r", "1", *QUICK)
-    document = result(llmrun, real_model, twin, "--engine", "llama-cpp,pytorch", *arguments, timeout=240)
+    (tmp_path / "temporary").mkdir()
+    env = {"TMPDIR": str(tmp_path / "temporary")}
+    document = result(llmrun, real_model, twin, "--engine", "llama-cpp,pytorch", *arguments, env=env, timeout=240)
+    assert not list((tmp_path / "temporary").glob("llmrun-*"))  # engines are killed, and leave nothing all the same
     rows = {(row["model"], row["engine"]): row for row in document["rows"]}
     assert rows[str(twin), "llama-cpp"]["error"]["exit_code"] == 6
     measured = [row for row in document["rows"] if row["error"] is None]
