@@ -194,14 +194,21 @@ def _time(seconds: float | None) -> str:
 
 
 def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    failures = [
-        f"✗ {name(row)}, {_sizes(row)}: {row['error']['message']}"
+    """Return what went wrong and what a reader must know; what stopped every row of an engine is said once."""
+    failures = dict.fromkeys(
+        f"✗ {row['engine'] if _all_alike(row, rows) else f'{name(row)}, {_sizes(row)}'}: {row['error']['message']}"
         + (f" (fix: {row['error']['fix']})" if row["error"]["fix"] else "")
         for row in rows
         if row["error"]
-    ]
+    )
     warnings = [f"! {name(row)}, {_sizes(row)}: {warning}" for row in rows for warning in row["warnings"]]
-    return failures + warnings
+    return [*failures, *warnings]
+
+
+def _all_alike(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all rows of the same engine failed with the same words, and there are several."""
+    errors = [each["error"] for each in rows if each["engine"] == row["engine"]]
+    return len(errors) > 1 and all(error and error["message"] == row["error"]["message"] for error in errors)
 
 
 def _footer(document: Mapping[str, Any]) -> list[str]:

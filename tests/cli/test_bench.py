@@ -218,6 +218,14 @@ def test_a_narrow_terminal_shows_every_figure(llmrun: Callable[..., Any], real_m
     assert {"  TTFT", "  TPOT", "  load", "  peak"} <= {line[:6] for line in narrow}
 
 
+def test_what_stops_every_row_of_an_engine_is_said_once(llmrun: Callable[..., Any], real_model: Path) -> None:
+    document = result(llmrun, real_model, *FAKE, "-b", "1,2", "--engine", "fake,vllm", env=script())
+    assert [row["error"] is None for row in document["rows"]] == [True, True, False, False]
+    assert [line for line in table_text(document).splitlines() if "does not read gguf" in line] == [
+        f"✗ vllm: {document['rows'][2]['error']['message']}"
+    ]
+
+
 @pytest.mark.engine
 def test_the_cold_start_of_small_sizes(llmrun: Callable[..., Any], real_model: Path) -> None:
     sizes = ("-p", "8", "-n", "4", "-r", "1", "--no-limits")
