@@ -26,7 +26,7 @@ TEST_SETTINGS = LLMRUN_TEST_MODEL="$(TEST_MODEL_PATH)" LLMRUN_TEST_TWIN="$$(cat 
 TEST_MODEL_PATH = $$(cat $(STAMPS)/model)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test gpu-check check docs peers perf clean
+.PHONY: help demo test gpu-check check docs peers perf bench-page clean
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo 'make docs    write docs/help.md from the program itself'
 	@echo 'make peers   build what llmrun is compared with, once (minutes)'
 	@echo 'make perf    measure llmrun against it, and write the tables of docs/performance.md'
+	@echo 'make bench-page  measure every engine with `llmrun bench`, and write docs/measured.md'
 	@echo 'make clean   remove .venv and build output; models and engine wheels stay in the cache'
 
 demo: $(STAMPS)/engine $(STAMPS)/demo-model
@@ -64,6 +65,9 @@ peers: $(STAMPS)/test $(STAMPS)/engine
 
 perf: $(STAMPS)/test $(STAMPS)/engine $(STAMPS)/test-engines $(STAMPS)/model $(TWIN)
 	@$(TEST_SETTINGS) $(BIN)/python tests/perf/perf.py "$(TEST_MODEL_PATH)" --document docs/performance.md $(PERF_ARGS)
+
+bench-page: $(STAMPS)/test $(STAMPS)/engine $(STAMPS)/test-engines $(STAMPS)/model $(TWIN)
+	@$(TEST_SETTINGS) $(BIN)/python tests/perf/bench_page.py "$(TEST_MODEL_PATH)" "$$(cat $(STAMPS)/twin)" docs
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
