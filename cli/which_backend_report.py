@@ -62,8 +62,9 @@ def _absent(subject: Subject) -> str:
 def _plan_line(plan: LoadPlan) -> str:
     threads = f"{plan.threads} thread{'s' if plan.threads != 1 else ''}"
     layers = {0: "no layers", -1: "all layers"}.get(plan.gpu_layers, f"{plan.gpu_layers} layers")
+    kind = "" if plan.kv_type == "f16" else f"{plan.kv_type} keys and values, "
     return (
-        f"plan: a context of up to {plan.context_length:,} tokens, {threads}, {layers} on a GPU, "
+        f"plan: a context of up to {plan.context_length:,} tokens, {threads}, {layers} on a GPU, {kind}"
         f"{gib(plan.estimated_bytes)} of memory at most" + (f"; tuned on {plan.tuned}" if plan.tuned else "")
     )
 

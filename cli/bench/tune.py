@@ -95,7 +95,7 @@ def _check(request: "BenchRequest") -> None:
     if request.sweep.parallel != (1,):
         raise UsageError("--tune searches for one request at a time: it goes without -b")
     sizes = request.sweep.sizes()
-    if len(sizes) > 1:
+    if len(sizes) != 1:
         raise UsageError("--tune wants one size: one value each for -p, -n and -d")
     if not sizes[0].prompt_tokens or not sizes[0].answer_tokens:
         raise UsageError("--tune wants a prompt and an answer: -p and -n above 0")
@@ -122,7 +122,6 @@ def _keep(found: TuneResult, candidate: Candidate, engine: EngineName, request: 
         Why they are not kept; empty if they are.
     """
     facts, machine = candidate.facts(engine), candidate.setting.machine
-    usual = found.trials[0].settings
     best, difference = found.best, found.difference
     if taken >= _DISTURBING:
         return (
@@ -135,13 +134,13 @@ def _keep(found: TuneResult, candidate: Candidate, engine: EngineName, request: 
         forget_tuning(candidate.model, facts, machine)
         return "nothing is really faster"
     settings = best.settings
-    if (settings.kv_type, settings.gpu_layers) != (usual.kv_type, usual.gpu_layers):
-        return "these are not put into plans unasked; give them to run and chat as options"
     tuning = Tuning(
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         threads=settings.threads,
         batch_tokens=settings.batch_tokens,
         flash_attention=settings.flash_attention,
+        kv_type=settings.kv_type,
+        gpu_layers=settings.gpu_layers,
         gain=difference.ratio,
         low=difference.low or difference.ratio,
         high=difference.high or difference.ratio,

@@ -1,9 +1,8 @@
 """What tuning found to be faster on this machine, kept like measured speeds, and put into plans.
 
 It counts where nothing else was asked for, and only for the model, the engine's installation and the machine that it
-was found with. The type of the KV cache and the layers on a GPU are not put into plans: the one changes answers, and
-the other what fits in memory. Attention with a matrix of scores takes memory for them, so it is left out where memory
-is short.
+was found with. The type of the KV cache and the layers on a GPU decide what fits in memory, so a plan is made for them;
+where it does not fit, and where there is no room for the scores of attention, the tuning is left out.
 """
 
 import datetime
@@ -13,12 +12,13 @@ from typing import Any
 from llmrun.engines.installed.facts import EngineFacts
 from llmrun.engines.installed.kept import forget, keep, read_kept
 from llmrun.engines.measure.store import kept_key, model_names
+from llmrun.engines.memory.kv import KV_BYTES
 from llmrun.engines.memory.types import SHARE, PlanRequest
 from llmrun.engines.types import LoadPlan
 from llmrun.hardware.types import Machine
 from llmrun.models.types import LocalModel, ModelInfo
 
-__all__ = ["Tuning", "forget_tuning", "keep_tuning", "kept_tuning", "with_tuning"]
+__all__ = ["Tuning", "forget_tuning", "keep_tuning", "kept_tuning", "open_tuning", "with_tuning"]
 
 _FOLDER = "tuned"
 _ASKED = ("threads", "gpu_layers", "kv_type", "parallel", "dtype", "quantization")
@@ -32,6 +32,7 @@ class Tuning:
 
     Attributes:
         created: When, as `2026-11-25`.
+        kv_type: Of the KV cache, gpu_layers: on the GPU; other than the usual ones only if lists of them were tried.
         gain: How many times as fast; low and high are its 95% interval.
     """
 
@@ -42,6 +43,12 @@ class Tuning:
     gain: float
     low: float
     high: float
+    kv_type: str = "f16"
+    gpu_layers: int | None = None
+
+    def request_for(self, request: PlanRequest) -> PlanRequest:
+        """Return what a plan has to be made for."""
+        return replace(request, kv_type=self.kv_type, gpu_layers=self.gpu_layers)
 
 
 def keep_tuning(tuning: Tuning, model: LocalModel, facts: EngineFacts, machine: Machine) -> bool:
@@ -71,21 +78,24 @@ def _parse(value: Any, machine: Machine) -> Tuning | None:
         datetime.date.fromisoformat(found.created)
         whole = type(found.threads) is int and type(found.batch_tokens) is int
         sound = found.flash_attention in _FLASH and 1 <= found.batch_tokens <= _MOST_BATCH_TOKENS
+        sound = sound and found.kv_type in KV_BYTES and (found.gpu_layers is None or type(found.gpu_layers) is int)
         return found if whole and sound and 1 <= found.threads <= machine.cpu.logical_cores else None
     except (TypeError, ValueError):
         return None
 
 
-def with_tuning(
-    plan: LoadPlan, request: PlanRequest, model: LocalModel, info: ModelInfo, facts: EngineFacts, machine: Machine
-) -> LoadPlan:
-    """Return the plan with what was found for it, if the user left these choices open."""
+def open_tuning(request: PlanRequest, model: LocalModel, facts: EngineFacts, machine: Machine) -> Tuning | None:
+    """Return what was found, if the user left these choices open."""
     usual = PlanRequest()
-    if any(getattr(request, name) != getattr(usual, name) for name in _ASKED) or plan.vocabulary_only:
-        return plan
-    found = kept_tuning(model, facts, machine)
-    if found is None or not _fits(plan, found, info, machine):
-        return plan
+    if any(getattr(request, name) != getattr(usual, name) for name in _ASKED) or request.vocabulary_only:
+        return None
+    return kept_tuning(model, facts, machine)
+
+
+def with_tuning(plan: LoadPlan, found: Tuning, info: ModelInfo, machine: Machine) -> LoadPlan | None:
+    """Return the plan, which was made for the tuning's KV type and layers, with the rest of it; None: no room."""
+    if not _fits(plan, found, info, machine):
+        return None
     return replace(
         plan,
         threads=found.threads,

@@ -4,12 +4,14 @@ The rules of selection, a memory plan for every engine that reads the format, an
 together here. `run` and `which-backend` ask the same function, so what the one explains is what the other does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llmrun.engines.measure.speeds import MeasuredSpeed
 from llmrun.engines.memory.needs import MemoryPlan, plan_memory
+from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.plan import make_plan
 from llmrun.engines.selection.judge import reads_format
 from llmrun.engines.selection.reasons import Reason, ReasonCode, Verdict
@@ -138,22 +140,33 @@ def _make_plan(subject: Subject, setting: Setting, engine: EngineName) -> tuple[
     if subject.info is None:
         return None, ()
     path = subject.label if subject.model is None else subject.model
-    plan, notices = make_plan(
-        engine, path, subject.info, setting.machine, setting.request, gpu_support=setting.gpu_support(engine)
-    )
-    return _tuned(plan, subject, setting), notices
+    make = partial(make_plan, engine, path, subject.info, setting.machine, gpu_support=setting.gpu_support(engine))
+    return _make_tuned(make, subject, setting, engine) or make(setting.request)
 
 
-def _tuned(plan: LoadPlan, subject: Subject, setting: Setting) -> LoadPlan:
-    """Return the plan with what was found to be faster here, where nothing else was asked for."""
+def _make_tuned(
+    make: Callable[[PlanRequest], tuple[LoadPlan, tuple[str, ...]]],
+    subject: Subject,
+    setting: Setting,
+    engine: EngineName,
+) -> tuple[LoadPlan, tuple[str, ...]] | None:
+    """Return a plan with what was found to be faster here; None where that is nothing, or does not fit."""
+    facts = setting.engines.get(engine)
     if not setting.measured or subject.model is None or not cache_folder().joinpath("tuned").is_dir():
-        return plan
-    from llmrun.engines.measure.tuned import with_tuning
-
-    facts = setting.engines.get(plan.engine)
+        return None
     if facts is None or subject.info is None:
-        return plan
-    return with_tuning(plan, setting.request, subject.model, subject.info, facts, setting.machine)
+        return None
+    from llmrun.engines.measure.tuned import open_tuning, with_tuning
+
+    found = open_tuning(setting.request, subject.model, facts, setting.machine)
+    if found is None:
+        return None
+    try:
+        plan, notices = make(found.request_for(setting.request))
+    except NotEnoughMemoryError:
+        return None
+    tuned = with_tuning(plan, found, subject.info, setting.machine)
+    return None if tuned is None else (tuned, notices)
 
 
 def _refusal(subject: Subject, setting: Setting, engine: EngineName) -> NotEnoughMemoryError | None:

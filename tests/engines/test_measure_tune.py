@@ -14,8 +14,12 @@ from llmrun.engines.installed.kept import keep
 from llmrun.engines.measure.contention import Contention, others_share
 from llmrun.engines.measure.store import kept_key, model_names
 from llmrun.engines.measure.tune import Settings, candidates, count_steps, tune
-from llmrun.engines.measure.tuned import Tuning, forget_tuning, keep_tuning, kept_tuning, with_tuning
+from llmrun.engines.measure.tuned import Tuning, forget_tuning, keep_tuning, kept_tuning, open_tuning, with_tuning
 from llmrun.engines.memory.types import PlanRequest
+from llmrun.engines.selection.judgement import judge
+from llmrun.engines.selection.model_facts import ModelFacts
+from llmrun.engines.selection.setting import Setting
+from llmrun.engines.selection.subject import Subject
 from llmrun.engines.types import EngineName, LoadPlan
 from llmrun.errors import EngineCrashedError
 from llmrun.models.reference import parse_reference
@@ -144,11 +148,11 @@ def plan(model: LocalModel, **more: Any) -> LoadPlan:
 
 
 def test_what_was_found_is_put_into_plans(model: LocalModel) -> None:
-    before = plan(model)
-    assert with_tuning(before, PlanRequest(), model, INFO, FACTS, LAPTOP) == before
+    assert open_tuning(PlanRequest(), model, FACTS, LAPTOP) is None
     keep_tuning(TUNING, model, FACTS, LAPTOP)
-    assert kept_tuning(model, FACTS, LAPTOP) == TUNING
-    tuned = with_tuning(before, PlanRequest(), model, INFO, FACTS, LAPTOP)
+    assert open_tuning(PlanRequest(), model, FACTS, LAPTOP) == TUNING
+    tuned = with_tuning(plan(model), TUNING, INFO, LAPTOP)
+    assert tuned is not None
     assert (tuned.threads, tuned.batch_tokens, tuned.flash_attention, tuned.tuned) == (1, 256, "off", "2026-11-25")
     forget_tuning(model, FACTS, LAPTOP)
     assert kept_tuning(model, FACTS, LAPTOP) is None
@@ -168,8 +172,7 @@ def test_what_was_found_is_put_into_plans(model: LocalModel) -> None:
 )
 def test_what_was_asked_for_stays(model: LocalModel, request_: PlanRequest) -> None:
     keep_tuning(TUNING, model, FACTS, LAPTOP)
-    before = plan(model)
-    assert with_tuning(before, request_, model, INFO, FACTS, LAPTOP) == before
+    assert open_tuning(request_, model, FACTS, LAPTOP) is None
 
 
 def test_it_is_forgotten_when_the_engine_or_the_machine_changes(model: LocalModel) -> None:
@@ -179,13 +182,28 @@ def test_it_is_forgotten_when_the_engine_or_the_machine_changes(model: LocalMode
 
 
 def test_scores_of_attention_have_to_fit(model: LocalModel) -> None:
-    keep_tuning(TUNING, model, FACTS, LAPTOP)
     scores = 4 * 32 * 256 * 4096
     roomy, tight = (
         replace(LAPTOP, memory=replace(LAPTOP.memory, available_bytes=size)) for size in (2 * scores, scores)
     )
-    assert with_tuning(plan(model), PlanRequest(), model, INFO, FACTS, roomy).tuned
-    assert not with_tuning(plan(model), PlanRequest(), model, INFO, FACTS, tight).tuned
+    assert with_tuning(plan(model), TUNING, INFO, roomy) is not None
+    assert with_tuning(plan(model), TUNING, INFO, tight) is None
+
+
+def test_a_kv_type_and_layers_that_were_tried_get_a_plan_of_their_own(model: LocalModel) -> None:
+    found = replace(TUNING, flash_attention="on", kv_type="q8_0", gpu_layers=0)
+    keep_tuning(found, model, FACTS, LAPTOP)
+    facts = ModelFacts(format=ModelFormat.GGUF, architecture="llama")
+    info = replace(INFO, context_length=4096)
+    subject = Subject(ref=model.ref, label="m", pull=model.ref, facts=facts, info=info, model=model)
+    setting = Setting(machine=LAPTOP, engines={FACTS.engine: FACTS}, request=PlanRequest(), measured=True)
+    tuned = judge(subject, setting).plan
+    assert tuned is not None
+    assert (tuned.kv_type, tuned.gpu_layers, tuned.threads, tuned.tuned) == ("q8_0", 0, 1, "2026-11-25")
+    usual = judge(subject, replace(setting, measured=False)).plan
+    assert usual is not None
+    assert (usual.kv_type, usual.tuned) == ("f16", "")
+    assert tuned.estimated_bytes < usual.estimated_bytes
 
 
 @pytest.mark.parametrize(
@@ -201,6 +219,9 @@ def test_scores_of_attention_have_to_fit(model: LocalModel) -> None:
         {"created": "soon"},
         {"created": 5},
         {"more": 1},
+        {"kv_type": "q9"},
+        {"kv_type": ["f16"]},
+        {"gpu_layers": "all"},
     ],
 )
 def test_a_record_that_makes_no_sense_is_none(model: LocalModel, changed: dict[str, Any]) -> None:
