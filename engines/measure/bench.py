@@ -166,8 +166,11 @@ class Bench:
                     row = Row(model=candidate.identity, point=point, error=failed)
                     _end(process)
                     process = None
-                self._step(1 + self._sweep.repetitions - self._steps_done)
+                if row.measured is None or row.measured.stopped is None:
+                    self._step(1 + self._sweep.repetitions - self._steps_done)
                 yield row
+                if row.measured is not None and row.measured.stopped is not None:
+                    raise row.measured.stopped
         finally:
             _end(process)
 

@@ -94,10 +94,11 @@ class Sweep:
             yield Setup(engine=engine, threads=count, kv_type=kv_type, gpu_layers=layers, parallel=parallel)
 
     def sizes(self) -> list[Sizes]:
-        """Return what each process is asked."""
+        """Return what each process is asked; neither prompt nor answer is nothing to ask."""
         return [
             Sizes(prompt_tokens=prompt, answer_tokens=answer, depth=depth)
             for depth, prompt, answer in product(self.depths, self.prompt_tokens, self.answer_tokens)
+            if prompt or answer
         ]
 
 
@@ -108,9 +109,9 @@ def check_sizes(sweep: Sweep, info: ModelInfo, name: str) -> None:
         UsageError: There would be nothing to measure.
         NotEnoughMemoryError: The context is too small; says what fits.
     """
+    if not sweep.sizes():
+        raise UsageError("-p 0 with -n 0 leaves nothing to measure", fix="leave one of them out")
     for sizes in sweep.sizes():
-        if not sizes.prompt_tokens and not sizes.answer_tokens:
-            raise UsageError("-p 0 with -n 0 leaves nothing to measure", fix="leave one of them out")
         if sizes.answer_tokens == 1:
             raise UsageError("-n 1 gives no decode rate: that takes two tokens at least", fix="-n 2 or more, or -n 0")
         room = trained_context(info)

@@ -124,6 +124,9 @@ def find_warnings(row: Row) -> list[str]:
             warnings.append(f"too noisy to mean anything: {label} ± {100 * (summary.relative_error or 0):.0f}%")
     if row.measured is None:
         return warnings
+    if row.measured.stopped is not None:
+        done = max((len(row.samples.get(metric, ())) for metric in _RATES), default=0)
+        warnings.append(f"interrupted after {done} repetition{'s' if done != 1 else ''}")
     if row.cold_start_problem is not None:
         warnings.append(f"the cold start could not be measured: {row.cold_start_problem}")
     if is_disturbed(row.measured.contention):

@@ -46,6 +46,7 @@ class Measured:
         gpu_memory_bytes: What they hold on NVIDIA GPUs; None where that cannot be told.
         cached_tokens: Tokens of the depth that did not have to be processed again, in the last repetition.
         contention: What else the machine did meanwhile.
+        stopped: The signal that ended it after some of the repetitions; the caller ends by raising it again.
     """
 
     samples: dict[Metric, list[float]]
@@ -53,6 +54,7 @@ class Measured:
     gpu_memory_bytes: int | None
     cached_tokens: int
     contention: Contention
+    stopped: KeyboardInterrupt | SystemExit | None = None
 
 
 @dataclass(slots=True)
@@ -74,6 +76,11 @@ class _Tally:
         if value is not None:
             self.samples.setdefault(metric, []).append(value)
 
+    def take(self, other: "_Tally") -> None:
+        for metric, values in other.samples.items():
+            self.samples.setdefault(metric, []).extend(values)
+        self.cached_tokens = other.cached_tokens
+
 
 def measure_point(
     worker: WorkerClient,
@@ -86,17 +93,27 @@ def measure_point(
 ) -> Measured:
     """Measure a point; `step` is called after the warm-up and after every repetition.
 
+    Told to stop by a signal, it returns the repetitions that are done, if any are.
+
     Raises:
         LlmrunError: The engine failed, or gave another number of tokens than it was asked for.
     """
     tally = _Tally()
+    stopped: KeyboardInterrupt | SystemExit | None = None
     reset_peak(process_tree(worker.pid))
     _repeat(worker, workload, sizes, parallel, instruments, _Tally())
     step()
     watch = ContentionWatch(process_tree(worker.pid))
-    for _ in range(repetitions):
-        _repeat(worker, workload, sizes, parallel, instruments, tally)
-        step()
+    try:
+        for _ in range(repetitions):
+            one = _Tally()
+            _repeat(worker, workload, sizes, parallel, instruments, one)
+            tally.take(one)
+            step()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not tally.samples:
+            raise
+        stopped = stop
     pids = process_tree(worker.pid)
     return Measured(
         samples=tally.samples,
@@ -104,6 +121,7 @@ def measure_point(
         gpu_memory_bytes=gpu_memory(instruments.nvml, pids),
         cached_tokens=tally.cached_tokens,
         contention=watch.end(pids),
+        stopped=stopped,
     )
 
 

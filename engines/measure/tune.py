@@ -186,6 +186,8 @@ def measure_settings(
             workload = Workload(tokens) if tokens else Workload.from_tokenizer(worker.tokenize)
             tokens = workload.tokens
             measured = measure_point(worker, workload, sizes, 1, repetitions, instruments)
+            if measured.stopped is not None:
+                raise measured.stopped
             seen.append(measured.contention)
         finally:
             worker.close()

@@ -66,6 +66,12 @@ def test_every_value_of_every_list_is_measured(llmrun: Callable[..., Any], real_
     assert all(row["statistics"]["decode_tokens_per_second"]["sd"] is None for row in rows)
 
 
+def test_prompts_and_answers_can_be_measured_apart(llmrun: Callable[..., Any], real_model: Path) -> None:
+    sizes = ("-p", "0,8", "-n", "0,4", "-r", "1")
+    document = result(llmrun, real_model, "--engine", "fake", *sizes, *QUICK, env=script())
+    assert [(row["prompt_tokens"], row["answer_tokens"]) for row in document["rows"]] == [(0, 4), (8, 0), (8, 4)]
+
+
 def test_the_other_forms(llmrun: Callable[..., Any], real_model: Path) -> None:
     lines = llmrun("bench", real_model, *FAKE, "-d", "0,8", "--output", "jsonl", env=script()).text.splitlines()
     assert [json.loads(line)["depth"] for line in lines] == [0, 8]
@@ -240,6 +246,24 @@ def test_why_there_is_no_cold_start(real_model: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
     setup = Setup(engine=EngineName.LLAMA_CPP, threads=1)
     assert "No space left" in (measure_cold_start(str(real_model), setup, 1, 64).problem or "")
+
+
+def test_after_an_interruption_repetitions_that_are_done_are_a_row(
+    start_llmrun: Callable[..., "subprocess.Popen[bytes]"], real_model: Path
+) -> None:
+    arguments = ("--engine", "fake", "-p", "8", "-n", "4", "-b", "1,2", "-r", "1000", *QUICK, "--output", "json")
+    process = start_llmrun("bench", real_model, *arguments, env=script(token_seconds=0.02))
+    assert process.stderr is not None
+    while b"8 + 4" not in os.read(process.stderr.fileno(), 4096):  # said once a second has gone by
+        pass
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 130
+    (row,) = json.loads(output)["rows"]
+    count = row["statistics"]["decode_tokens_per_second"]["count"]
+    assert {each["count"] for name, each in row["statistics"].items() if name != "load_seconds"} == {count}
+    assert 1 <= count < 1000
+    assert any(warning.startswith(f"interrupted after {count} repetition") for warning in row["warnings"])
 
 
 @pytest.mark.engine
