@@ -61,7 +61,7 @@ def table_text(document: Mapping[str, Any], *, colour: bool = False, width: int 
             for line in _lines(measured):
                 console.print(line, soft_wrap=not wraps)
         elif measured:
-            console.print(_rates(measured, console.width))
+            console.print(_rates(measured, document["rows"], console.width))
             console.print(_times(measured))
         for line in _remarks(rows):
             console.print(inert(line), soft_wrap=not wraps)
@@ -86,7 +86,8 @@ def _table(*columns: tuple[str, str]) -> "Table":
     return table
 
 
-def _rates(rows: Sequence[Mapping[str, Any]], width: int) -> "Table":
+def _rates(rows: Sequence[Mapping[str, Any]], every: Sequence[Mapping[str, Any]], width: int) -> "Table":
+    """Return the rates of a model; the bars are those of all models, so that they can be compared."""
     longest = max(len(name(row)) for row in rows)
     least, most = _BAR_WIDTHS
     bar = min(most, max(least, width - longest - _BESIDE_BAR))
@@ -95,7 +96,9 @@ def _rates(rows: Sequence[Mapping[str, Any]], width: int) -> "Table":
     )
     for metric, sizes, share in _RATES:
         counted = [row for row in rows if metric.value in row["statistics"]]
-        best = max((row["statistics"][metric.value]["mean"] for row in counted), default=0.0)
+        best = max(
+            (row["statistics"][metric.value]["mean"] for row in every if metric.value in row["statistics"]), default=0.0
+        )
         for row in counted:
             mean = row["statistics"][metric.value]["mean"]
             test = f"{DEFINITIONS[metric].label} {sizes.format_map(row)}"

@@ -224,6 +224,17 @@ def test_a_narrow_terminal_shows_every_figure(llmrun: Callable[..., Any], real_m
     assert {"  TTFT", "  TPOT", "  load", "  peak"} <= {line[:6] for line in narrow}
 
 
+def test_bars_are_comparable_between_models(llmrun: Callable[..., Any], real_model: Path) -> None:
+    document = result(llmrun, real_model, *FAKE, env=script())
+    (model,), (row,) = document["models"], document["rows"]
+    document["models"].append(model | {"digest": "another", "path": "another.gguf"})
+    document["rows"].append(json.loads(json.dumps(row)) | {"model_digest": "another"})
+    for each, mean in zip(document["rows"], (400.0, 100.0), strict=True):
+        each["statistics"]["decode_tokens_per_second"]["mean"] = mean
+    bars = [line.count("█") for line in table_text(document, width=120).splitlines() if " decode 8 " in line]
+    assert bars[0] == 4 * bars[1] > 0
+
+
 def test_what_stops_every_row_of_an_engine_is_said_once(llmrun: Callable[..., Any], real_model: Path) -> None:
     document = result(llmrun, real_model, *FAKE, "-b", "1,2", "--engine", "fake,vllm", env=script())
     assert [row["error"] is None for row in document["rows"]] == [True, True, False, False]
