@@ -15,7 +15,7 @@ from llmrun.engines.measure.points import Sweep, check_sizes
 from llmrun.engines.measure.result import document
 from llmrun.engines.plan import PlanRequest
 from llmrun.engines.types import EngineName
-from llmrun.errors import ExitCode, LlmrunError, NotEnoughMemoryError, NoUsableEngineError
+from llmrun.errors import ExitCode, NotEnoughMemoryError, NoUsableEngineError
 from llmrun.hardware.machine import probe_machine
 from llmrun.hardware.types import Machine
 from llmrun.progress import StagedProgress
@@ -143,7 +143,7 @@ def _write(
         energy_source=bench.instruments.energy.source,
         interrupted=interrupted,
     )
-    if request.output != "jsonl":
+    if request.output not in (None, "jsonl") or (request.output is None and rows):
         write_whole(made, request.output)
     if request.plot is not None and any(row.error is None for row in rows):
         write_plot(made, request.plot)
@@ -162,9 +162,10 @@ def _raise_if_all_failed(rows: Sequence[Row]) -> None:
     first = failures[0]
     if all(isinstance(error, NotEnoughMemoryError) for error in failures):
         raise first
-    reasons = "; ".join(dict.fromkeys(f"{row.point.setup.engine}: {_message(row.error)}" for row in rows))
+    reasons = "; ".join(dict.fromkeys(_reason(row) for row in rows))
     raise NoUsableEngineError(f"nothing could be measured: {reasons}", fix=first.fix)
 
 
-def _message(error: LlmrunError | None) -> str:
-    return "" if error is None else error.message
+def _reason(row: Row) -> str:
+    engine, message = row.point.setup.engine, "" if row.error is None else row.error.message
+    return message if message.startswith(engine) else f"{engine}: {message}"

@@ -37,7 +37,7 @@ _BESIDE_BAR = 50  # characters of the other columns and the gaps between, about
 
 def write_table(document: Mapping[str, Any]) -> None:
     """Write the table to standard output, in colour where that is a terminal."""
-    colour = os.isatty(1) and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+    colour = os.isatty(1) and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
     write_out(table_text(document, colour=colour))
 
 

@@ -163,6 +163,7 @@ class Bench:
                     process = process or self._load(candidate, plan)
                     row = self._row(candidate, point, process, cold)
                 except LlmrunError as failed:
+                    failed.fix = failed.fix and failed.fix.replace("--context-length", "-p, -n, -d or -b")
                     row = Row(model=candidate.identity, point=point, error=failed)
                     _end(process)
                     process = None

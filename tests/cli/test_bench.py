@@ -156,6 +156,13 @@ def test_when_every_engine_fails_so_does_the_command(llmrun: Callable[..., Any],
     assert "not today" in done.text
 
 
+def test_what_mends_a_failure_is_an_option_of_bench(llmrun: Callable[..., Any], real_model: Path) -> None:
+    done = llmrun("bench", real_model, *FAKE, env=script(crash_signal=int(signal.SIGKILL), crash_at=2))
+    assert done.code == 6
+    assert "nothing could be measured: fake was killed by the system" in done.errors
+    assert "  fix: a smaller -p, -n, -d or -b, or" in done.errors
+
+
 def test_noise_is_called_noise(llmrun: Callable[..., Any], real_model: Path) -> None:
     sizes = ("-p", "0", "-n", "8", "-r", "4", "--engine", "fake", *QUICK)
     document = result(llmrun, real_model, *sizes, env=script(token_seconds=0.01, wobble=2.0))
