@@ -68,24 +68,26 @@ def _side(letter: str, side: StoredSide) -> str:
 
 def _footer(found: Comparison) -> list[str]:
     """Return how it was tested, and what that can tell."""
-    lines = ["ratio is B / A with its 95% interval;"]
-    holm = f"at 5%, with Holm's correction for {len(found.pairs)} comparisons"
+    lines = [
+        f"ratio is B / A with its 95% interval; tested at 5%, with Holm's correction for {len(found.pairs)} comparisons"
+    ]
     by_runs = [pair for pair in found.pairs if pair.by_runs]
-    if by_runs:
-        lines.append(f"several runs: a difference is found by Welch's test of the logarithms of their means {holm}")
-        if any(min(pair.runs) == 1 for pair in by_runs):
-            lines.append("(one run against several: taken to vary as those do);")
-        lines.append(f"it is real if both were measured in turns, {ENOUGH_RUNS // 2} times each or more")
     single = [pair for pair in found.pairs if not pair.by_runs]
+    if by_runs:
+        lone = (
+            ", one run alone taken to vary as those of the other side" if any(min(p.runs) == 1 for p in by_runs) else ""
+        )
+        lines += [
+            f"several runs: Welch's test of the logarithms of the runs' means{lone};",
+            f"a difference is real if the sides were measured in turns, {ENOUGH_RUNS} runs or more of both together",
+        ]
     if single:
         widest = max(pair.margin for pair in single)
-        margin = f"a margin of {100 * DRIFT:.0f}%"
-        if widest > DRIFT:
-            margin += f", or of {100 * widest:.0f}% that the machine itself changed by"
+        also = f", or of {100 * widest:.0f}% that the machine itself changed by" if widest > DRIFT else ""
         lines += [
-            f"one run of each: a difference is found by Welch's test of the repetitions' logarithms {holm},",
-            f"and beyond {margin}; repetitions do not show what changes from run to run.",
-            f"To learn what is real, measure both {ENOUGH_RUNS // 2} times or more, in turns, and compare the folders",
+            f"one run of each: Welch's test of the repetitions' logarithms, and a margin of {100 * DRIFT:.0f}%{also};",
+            "repetitions do not show what changes from run to run:",
+            f"to learn what is real, measure both {ENOUGH_RUNS // 2} times or more, in turns, and compare the two folders",
         ]
     return lines
 

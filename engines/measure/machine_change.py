@@ -22,8 +22,7 @@ from llmrun.engines.measure.stored import StoredSide
 
 __all__ = ["find_changes", "machine_change"]
 
-_TOLD = 0.05  # a change of the mean from one side to the other
-_TOLD_WITHIN = 0.1  # of single measurements, each of which is off by some percent
+_TOLD = 0.1  # readings of one machine are off by some percent
 
 
 def machine_change(first: StoredSide, second: StoredSide, threads: int) -> float | None:
@@ -45,7 +44,7 @@ def find_changes(first: StoredSide, second: StoredSide) -> list[str]:
         f"{max(seen) / 1e9:.1f} GB/s ({_count(threads)})"
         for letter, side in (("A", first), ("B", second))
         for threads, seen in _seen(side).items()
-        if len(side.runs) == 1 and max(seen) / min(seen) - 1 > _TOLD_WITHIN
+        if len(side.runs) == 1 and max(seen) / min(seen) - 1 > _TOLD
     ]
     before, after = _seen(first), _seen(second)
     common = sorted(before.keys() & after.keys())
@@ -55,7 +54,7 @@ def find_changes(first: StoredSide, second: StoredSide) -> list[str]:
         ratio = _geometric_mean(after[threads]) / _geometric_mean(before[threads])
         if abs(ratio - 1) > _TOLD:
             told.append(
-                f"the machine itself was another one: it read memory {ratio:.2f} times as fast in B ({_count(threads)})"
+                f"the machine itself changed: it read memory {ratio:.2f} times as fast in B ({_count(threads)})"
             )
     return told
 
