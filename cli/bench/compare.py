@@ -87,7 +87,7 @@ def _footer(found: Comparison) -> list[str]:
         lines += [
             f"one run of each: Welch's test of the repetitions' logarithms, and a margin of {100 * DRIFT:.0f}%{also};",
             "repetitions do not show what changes from run to run:",
-            f"to learn what is real, measure both {ENOUGH_RUNS // 2} times or more, in turns, and compare the two folders",
+            f"to learn what is real, measure both {ENOUGH_RUNS // 2} times or more, in turns, and compare the folders",
         ]
     return lines
 
