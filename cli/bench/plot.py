@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrun.cli.bench.formats import name, short_names
+from llmrun.cli.output import inert
 from llmrun.engines.measure.samples import DEFINITIONS, Metric
 from llmrun.errors import StorageError, UsageError
 
@@ -99,7 +100,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _title(document: Mapping[str, Any]) -> str:
-    models = ", ".join(short_names(model["path"] for model in document["models"]).values())
+    models = _shown(", ".join(short_names(model["path"] for model in document["models"]).values()))
     return f"{models} on {document['machine']['cpu']['name'] or 'an unknown processor'}, {document['created'][:10]}"
 
 
@@ -129,7 +130,7 @@ def _draw_bars(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapp
             )
     models = short_names(row["model"] for row in rows)
     several = len(models) > 1
-    labels = [(f"{models[row['model']]}\n" if several else "") + name(row).replace(", ", "\n") for row in rows]
+    labels = [(f"{_shown(models[row['model']])}\n" if several else "") + name(row).replace(", ", "\n") for row in rows]
     axes.set_xticks(range(len(rows)), labels, fontsize=8, parse_math=False)
     axes.set_xlim(-0.75, len(rows) - 0.25)
     if axes.get_legend_handles_labels()[0]:
@@ -162,7 +163,7 @@ def _series(rows: Sequence[Mapping[str, Any]], axis: str) -> list[str]:
     usual = {field: row[field] for row in rows[:1] for field in ("prompt_tokens", "answer_tokens")} | _USUAL
     told = [field for field in _FIELDS if field != axis and {row[field] for row in rows} != {usual[field]}]
     return [
-        ", ".join([row["engine"], models[row["model"]], *(f"{_FIELDS[field]} {row[field]}" for field in told)])
+        ", ".join([row["engine"], _shown(models[row["model"]]), *(f"{_FIELDS[field]} {row[field]}" for field in told)])
         for row in rows
     ]
 
@@ -177,6 +178,11 @@ _FIELDS = {
     "answer_tokens": "answer",
 }
 _USUAL = {"threads": None, "depth": 0, "parallel": 1, "kv_type": "f16", "gpu_layers": None}
+
+
+def _shown(text: str) -> str:
+    """Return a name as far as it is text: names of files need not be UTF-8."""
+    return inert(text).encode("utf-8", "replace").decode()
 
 
 def _error(row: Mapping[str, Any], metric: Metric) -> float | None:

@@ -68,4 +68,4 @@ def forget(folder: str, key: str) -> None:
 
 def _path(folder: str, key: str) -> Path:
     name = "".join(character if character.isalnum() or character in ".-" else "-" for character in key.split("\n")[0])
-    return cache_folder(folder) / f"{name[:60]}-{crc32(key.encode()):08x}.json"
+    return cache_folder(folder) / f"{name[:60]}-{crc32(os.fsencode(key)):08x}.json"

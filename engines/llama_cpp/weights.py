@@ -97,7 +97,7 @@ def load_weights(
     params.vocab_only = vocabulary_only
     params.progress_callback = callback = api.llama_progress_callback(report)
     native.errors.clear()
-    model = api.llama_model_load_from_file(path.encode(), params)
+    model = api.llama_model_load_from_file(os.fsencode(path), params)
     del callback
     if not model:
         raise _load_error(path, native.cause())

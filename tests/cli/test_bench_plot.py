@@ -51,7 +51,7 @@ def test_png_too(llmrun: Callable[..., Any], real_model: Path, tmp_path: Path) -
 
 
 def test_names_are_not_read_as_mathematics(llmrun: Callable[..., Any], real_model: Path, tmp_path: Path) -> None:
-    names = (r"$\no$.gguf", "_模型.gguf")
+    names = (r"$\no$.gguf", "_模型.gguf", "no text \udcff.gguf")
     for name in names:
         shutil.copy(real_model, tmp_path / name)
     file = tmp_path / "picture.svg"
@@ -62,7 +62,8 @@ def test_names_are_not_read_as_mathematics(llmrun: Callable[..., Any], real_mode
     drawn = file.read_text()
     for name in names:
         for prompt in (8, 12):  # each a line of its own
-            assert re.search(rf"fake, {re.escape(name)}, threads \d+, prompt {prompt}<", drawn)
+            shown = re.escape(name.replace("\udcff", "?"))
+            assert re.search(rf"fake, {shown}, threads \d+, prompt {prompt}<", drawn)
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(

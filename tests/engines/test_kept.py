@@ -64,6 +64,13 @@ def test_what_cannot_be_kept_is_said_and_leaves_nothing(file: Path) -> None:
     assert not keep(f"folder/{file.name}/in it", KEY, [3])
 
 
+@pytest.mark.usefixtures("file")
+def test_keys_are_names_of_files_which_need_not_be_text() -> None:
+    key = os.fsdecode(b"/folder/\xff.gguf")
+    assert keep("folder", key, 5)
+    assert read_kept("folder", key) == 5
+
+
 def test_what_is_forgotten_is_gone(file: Path) -> None:
     forget("folder", KEY)
     assert not file.exists()
