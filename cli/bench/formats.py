@@ -26,6 +26,7 @@ _SETTINGS = (
     "answer_tokens",
 )
 _OTHERS = ("memory_bandwidth_share", "matrix_product_share", "peak_memory_bytes", "gpu_memory_bytes")
+_LAYERS = {-1: "all", 0: "no"}
 _STATISTICS = ("mean", "sd", "median", "low", "high")
 
 
@@ -88,7 +89,8 @@ def name(row: Mapping[str, Any]) -> str:
     parts += [f"depth {row['depth']}"] if row["depth"] else []
     parts += [f"{row['parallel']} at once"] if row["parallel"] > 1 else []
     parts += [f"KV {row['kv_type']}"] if row["kv_type"] != "f16" else []
-    parts += [] if row["gpu_layers"] is None else [f"{row['gpu_layers']} GPU layers"]
+    layers = row["gpu_layers"]
+    parts += [] if layers is None else [f"{_LAYERS.get(layers, layers)} GPU layers"]
     return ", ".join(parts)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llmrun.cli.bench.formats import short_names
+from llmrun.cli.bench.formats import name, short_names
 from llmrun.cli.bench.table import table_text
 from llmrun.engines.measure.cold_start import measure_cold_start
 from llmrun.engines.measure.points import Setup
@@ -43,9 +43,9 @@ def test_a_document_says_all_that_a_figure_depends_on(llmrun: Callable[..., Any]
     assert set(document["definitions"]) >= set(document["rows"][0]["statistics"])
     (row,) = document["rows"]
     assert (row["engine"], row["prompt_tokens"], row["answer_tokens"], row["error"]) == ("fake", 16, 8, None)
-    for name in ("prefill_tokens_per_second", "decode_tokens_per_second", "ttft_seconds", "tpot_seconds"):
-        assert len(row["samples"][name]) == 3
-        found = row["statistics"][name]
+    for figure in ("prefill_tokens_per_second", "decode_tokens_per_second", "ttft_seconds", "tpot_seconds"):
+        assert len(row["samples"][figure]) == 3
+        found = row["statistics"][figure]
         assert found["low"] <= found["mean"] <= found["high"]
         assert found["count"] == 3
     # 7 intervals of at least 2 ms
@@ -113,6 +113,12 @@ def test_one_model_by_two_names_is_measured_once(llmrun: Callable[..., Any], rea
     done = llmrun("bench", real_model, real_model, tmp_path / "link.gguf", *FAKE, "--output", "csv", env=script())
     assert len(done.text.splitlines()) == 2
     assert f"link.gguf is measured once: it is the same as {real_model}" in done.errors
+
+
+@pytest.mark.parametrize(("layers", "words"), [(-1, "all GPU layers"), (0, "no GPU layers"), (5, "5 GPU layers")])
+def test_layers_are_said_in_words(layers: int, words: str) -> None:
+    row = {"engine": "fake", "threads": 1, "depth": 0, "parallel": 1, "kv_type": "f16", "gpu_layers": layers}
+    assert name(row) == f"fake, 1 thread, {words}"
 
 
 def test_models_with_one_name_are_told_apart() -> None:
