@@ -20,6 +20,8 @@ _SETTINGS = (
     "threads",
     "kv_type",
     "gpu_layers",
+    "dtype",
+    "quantization",
     "parallel",
     "depth",
     "prompt_tokens",
@@ -89,6 +91,8 @@ def name(row: Mapping[str, Any]) -> str:
     parts += [f"depth {row['depth']}"] if row["depth"] else []
     parts += [f"{row['parallel']} at once"] if row["parallel"] > 1 else []
     parts += [f"KV {row['kv_type']}"] if row["kv_type"] != "f16" else []
+    parts += [row["dtype"]] if row.get("dtype", "auto") != "auto" else []
+    parts += [row["quantization"]] if row.get("quantization") is not None else []
     layers = row["gpu_layers"]
     parts += [] if layers is None else [f"{_LAYERS.get(layers, layers)} GPU layers"]
     return ", ".join(parts)

@@ -6,6 +6,7 @@ asked of the caller is to take rows as they come, so that what is done by an int
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmrun.engines.client import WorkerClient
 from llmrun.engines.measure.candidates import Candidate, ModelIdentity
@@ -43,6 +44,7 @@ class Row:
         mfu: Share of the fastest matrix product that prefill reached.
         cold_start_problem: Why the cold start could not be measured.
         tokens_digest: What tells whether another measurement had the same token ids.
+        dtype: The type of numbers that was asked for; quantization likewise.
     """
 
     model: ModelIdentity
@@ -54,6 +56,8 @@ class Row:
     mfu: float | None = None
     cold_start_problem: str | None = None
     tokens_digest: str | None = None
+    dtype: str = PlanRequest().dtype
+    quantization: str | None = None
 
     def summary(self, metric: Metric) -> Summary | None:
         """Return the statistics of a figure."""
@@ -100,6 +104,7 @@ class Bench:
         self._sweep = sweep
         self._machine = machine
         self._request = request
+        self._types: dict[str, Any] = {"dtype": request.dtype, "quantization": request.quantization}
         self._progress = progress
         self._with_limits = with_limits
         self._with_cold_start = with_cold_start
@@ -164,7 +169,7 @@ class Bench:
                     row = self._row(candidate, point, process, cold)
                 except LlmrunError as failed:
                     failed.fix = failed.fix and failed.fix.replace("--context-length", "-p, -n, -d or -b")
-                    row = Row(model=candidate.identity, point=point, error=failed)
+                    row = Row(model=candidate.identity, point=point, error=failed, **self._types)
                     _end(process)
                     process = None
                 if row.measured is None or row.measured.stopped is None:
@@ -185,7 +190,7 @@ class Bench:
         self._progress.stage(f"{setup.engine}, cold start")
         # A prompt of one word has a template around it, for which the context of small sizes is too short.
         context = max(plan.context_length, min(_COLD_START_CONTEXT, trained_context(candidate.info)))
-        return measure_cold_start(candidate.model.ref.text, setup, self._sweep.repetitions, context)
+        return measure_cold_start(candidate.model.ref.text, setup, self._sweep.repetitions, context, self._request)
 
     def _load(self, candidate: Candidate, plan: LoadPlan) -> _Process:
         self._progress.stage(f"{plan.engine}, loading")
@@ -227,6 +232,7 @@ class Bench:
             mfu=mfu,
             cold_start_problem=cold.problem,
             tokens_digest=process.workload.digest,
+            **self._types,
         )
 
     def _shares(

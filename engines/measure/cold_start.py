@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrun.engines.measure.points import Setup
+from llmrun.engines.memory.types import PlanRequest
 from llmrun.errors import LlmrunError, StorageError
 from llmrun.folders import cache_folder
 
-__all__ = ["ColdStart", "measure_cold_start"]
+__all__ = ["ColdStart", "cold_start_command", "measure_cold_start"]
 
 _BUDGET_SECONDS = 20.0
 _LIMIT_SECONDS = 600.0
@@ -37,7 +38,9 @@ class ColdStart:
     problem: str | None = None
 
 
-def measure_cold_start(model: str, setup: Setup, repetitions: int, context_length: int) -> ColdStart:
+def measure_cold_start(
+    model: str, setup: Setup, repetitions: int, context_length: int, request: PlanRequest
+) -> ColdStart:
     """Start the command again and again, for at most so long as people wait; once at least.
 
     An engine that takes long to start is started fewer times.
@@ -52,7 +55,7 @@ def measure_cold_start(model: str, setup: Setup, repetitions: int, context_lengt
             environment |= {"LLMRUN_CACHE_DIR": folder, "LLMRUN_OFFLINE": "1"}
             while len(seconds) < repetitions and (not seconds or sum(seconds) + seconds[-1] < _BUDGET_SECONDS):
                 began = time.perf_counter()
-                done = _run(_command(model, setup, context_length), environment)
+                done = _run(cold_start_command(model, setup, context_length, request), environment)
                 took = time.perf_counter() - began
                 if done.returncode != 0:
                     problem = _first_line(done.stderr)
@@ -84,7 +87,8 @@ def _link_cache(folder: Path) -> None:
         raise StorageError(f"the cache cannot be read: {error.strerror}") from error
 
 
-def _command(model: str, setup: Setup, context_length: int) -> list[str]:
+def cold_start_command(model: str, setup: Setup, context_length: int, request: PlanRequest) -> list[str]:
+    """Return what is started: the model as in the other measurements, and one token."""
     script = Path(sys.executable).with_name("llmrun")
     program = [str(script)] if script.exists() else [sys.executable, "-m", "llmrun"]
     layers = [] if setup.gpu_layers is None else ["--gpu-layers", str(setup.gpu_layers)]
@@ -94,5 +98,10 @@ def _command(model: str, setup: Setup, context_length: int) -> list[str]:
         *("--kv-type", setup.kv_type),
         *("--context-length", str(context_length)),
         *layers,
+        *([] if request.dtype == PlanRequest().dtype else ["--dtype", request.dtype]),
+        *([] if request.quantization is None else ["--quantization", request.quantization]),
+        *([] if request.model_type is None else ["--model-type", request.model_type]),
+        *(["--allow-pickle"] if request.pickle else []),
+        *(["--trust-remote-code"] if request.remote_code else []),
     ]
     return [*program, "run", model, "Hello", *options, "--max-tokens", "1", "--no-cache", "--json", "--quiet"]

@@ -82,6 +82,8 @@ def row_document(row: Row) -> dict[str, Any]:
         "threads": setup.threads,
         "kv_type": setup.kv_type,
         "gpu_layers": setup.gpu_layers,
+        "dtype": row.dtype,
+        "quantization": row.quantization,
         "parallel": setup.parallel,
         "prompt_tokens": sizes.prompt_tokens,
         "answer_tokens": sizes.answer_tokens,

@@ -99,16 +99,14 @@ def measure_point(
         LlmrunError: The engine failed, or gave another number of tokens than it was asked for.
     """
     tally = _Tally()
-    stopped: KeyboardInterrupt | SystemExit | None = None
     reset_peak(process_tree(worker.pid))
     _repeat(worker, workload, sizes, parallel, instruments, _Tally())
     step()
     watch = ContentionWatch(process_tree(worker.pid))
+    stopped: KeyboardInterrupt | SystemExit | None = None
     try:
         for _ in range(repetitions):
-            one = _Tally()
-            _repeat(worker, workload, sizes, parallel, instruments, one)
-            tally.take(one)
+            _repeat(worker, workload, sizes, parallel, instruments, tally)
             step()
     except (KeyboardInterrupt, SystemExit) as stop:
         if not tally.samples:
@@ -128,16 +126,18 @@ def measure_point(
 def _repeat(
     worker: WorkerClient, workload: Workload, sizes: Sizes, parallel: int, instruments: Instruments, tally: _Tally
 ) -> None:
-    depth = workload.depth(sizes.depth)
+    """Add the figures of one repetition, all of them when it is done."""
+    depth, one = workload.depth(sizes.depth), _Tally()
     if sizes.prompt_tokens:
         prompts = [depth + workload.fresh(sizes.prompt_tokens) for _ in range(parallel)]
-        _add_prefill(tally, _ask(worker, prompts, 1, instruments.energy))
+        _add_prefill(one, _ask(worker, prompts, 1, instruments.energy))
     if sizes.answer_tokens:
         prompts = [depth + workload.fresh(1) for _ in range(parallel)]
-        _add_decode(tally, _ask(worker, prompts, sizes.answer_tokens, instruments.energy))
+        _add_decode(one, _ask(worker, prompts, sizes.answer_tokens, instruments.energy))
     if parallel > 1 and sizes.prompt_tokens and sizes.answer_tokens:
         prompts = [depth + workload.fresh(sizes.prompt_tokens) for _ in range(parallel)]
-        _add_throughput(tally, _ask(worker, prompts, sizes.answer_tokens, instruments.energy))
+        _add_throughput(one, _ask(worker, prompts, sizes.answer_tokens, instruments.energy))
+    tally.take(one)
 
 
 def _add_prefill(tally: _Tally, answers: list[_Timed]) -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from llmrun.engines.measure.bench import Row
 
 __all__ = [
-    "UNWRITABLE",
     "Sibling",
     "environment_key",
     "find_siblings",
@@ -39,7 +38,7 @@ __all__ = [
     "model_names",
 ]
 
-UNWRITABLE = "not kept: the cache cannot be written"
+_KEPT = "kept, and counts when an engine is chosen for this model"
 _FOLDER = "measured"
 _UNUSABLE = 0.25  # half of the interval; the test that compares engines weighs what noise there is below that
 
@@ -106,35 +105,47 @@ def keep_rows(
         created: The day.
         usual: Whether the engines had their defaults in what is not part of a row (types of numbers, quantization).
     """
-    from llmrun.engines.measure.samples import Metric
-
     said = []
     for row in rows:
-        setup, sizes = row.point.setup, row.point.sizes
-        prefill, decode = (row.samples.get(metric, ()) for metric in (Metric.PREFILL, Metric.DECODE))
-        had = (setup.threads, setup.kv_type, setup.gpu_layers, setup.parallel, sizes.depth, usual)
-        name = f"{setup.engine}, {sizes.prompt_tokens} + {sizes.answer_tokens}"
         if row.error is not None:
             continue
-        if had != (machine.cpu.threads, "f16", None, 1, 0, True) or not prefill or not decode:
-            said.append(f"{name} is not kept: only what is measured with the defaults decides between engines")
-        elif any(_unusable(row.summary(metric)) for metric in (Metric.PREFILL, Metric.DECODE)):
-            said.append(f"{name} is not kept: too noisy, or a single repetition")
-        elif setup.engine in engines and row.model.digest in models:
-            load = row.summary(Metric.LOAD)
-            speed = MeasuredSpeed(
-                engine=setup.engine,
-                created=created,
-                load_seconds=0.0 if load is None else load.median,
-                prompt_tokens=sizes.prompt_tokens,
-                answer_tokens=sizes.answer_tokens,
-                prefill=prefill,
-                decode=decode,
-            )
-            kept = keep_speed(speed, *models[row.model.digest], engines[setup.engine], machine)
-            told = "kept, and counts when an engine is chosen for this model" if kept else UNWRITABLE
-            said.append(f"{name} is {told}")
+        engine, sizes = row.point.setup.engine, row.point.sizes
+        told = _objection(row, machine, usual=usual)
+        if not told and engine in engines and row.model.digest in models:
+            kept = keep_speed(_speed(row, created), *models[row.model.digest], engines[engine], machine)
+            told = _KEPT if kept else "not kept: the cache cannot be written"
+        if told:
+            said.append(f"{engine}, {sizes.prompt_tokens} + {sizes.answer_tokens} is {told}")
     return said
+
+
+def _objection(row: "Row", machine: Machine, *, usual: bool) -> str:
+    """Return why a row is of no use for choosing; empty if it is of use."""
+    from llmrun.engines.measure.samples import Metric
+
+    setup = row.point.setup
+    had = (setup.threads, setup.kv_type, setup.gpu_layers, setup.parallel, row.point.sizes.depth, usual)
+    rates = (Metric.PREFILL, Metric.DECODE)
+    if had != (machine.cpu.threads, "f16", None, 1, 0, True) or not all(row.samples.get(metric) for metric in rates):
+        return "not kept: only what is measured with the defaults decides between engines"
+    if any(_unusable(row.summary(metric)) for metric in rates):
+        return "not kept: too noisy, or a single repetition"
+    return ""
+
+
+def _speed(row: "Row", created: str) -> MeasuredSpeed:
+    from llmrun.engines.measure.samples import Metric
+
+    load = row.summary(Metric.LOAD)
+    return MeasuredSpeed(
+        engine=row.point.setup.engine,
+        created=created,
+        load_seconds=0.0 if load is None else load.median,
+        prompt_tokens=row.point.sizes.prompt_tokens,
+        answer_tokens=row.point.sizes.answer_tokens,
+        prefill=row.samples[Metric.PREFILL],
+        decode=row.samples[Metric.DECODE],
+    )
 
 
 def has_usual_types(request: PlanRequest) -> bool:

@@ -16,8 +16,9 @@ import pytest
 
 from llmrun.cli.bench.formats import name, short_names
 from llmrun.cli.bench.table import table_text
-from llmrun.engines.measure.cold_start import measure_cold_start
+from llmrun.engines.measure.cold_start import cold_start_command, measure_cold_start
 from llmrun.engines.measure.points import Setup
+from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.types import EngineName
 
 QUICK = ("--no-limits", "--no-cold-start")
@@ -70,6 +71,15 @@ def test_prompts_and_answers_can_be_measured_apart(llmrun: Callable[..., Any], r
     sizes = ("-p", "0,8", "-n", "0,4", "-r", "1")
     document = result(llmrun, real_model, "--engine", "fake", *sizes, *QUICK, env=script())
     assert [(row["prompt_tokens"], row["answer_tokens"]) for row in document["rows"]] == [(0, 4), (8, 0), (8, 4)]
+
+
+def test_types_that_were_asked_for_are_settings(llmrun: Callable[..., Any], real_model: Path) -> None:
+    arguments = (*FAKE, "-r", "1", "--dtype", "float32")
+    (row,) = result(llmrun, real_model, *arguments, env=script())["rows"]
+    assert (row["dtype"], row["quantization"]) == ("float32", None)
+    assert "float32" in llmrun("bench", real_model, *arguments, env=script()).text
+    (usual,) = result(llmrun, real_model, *FAKE, "-r", "1", env=script())["rows"]
+    assert usual["dtype"] == "auto"
 
 
 def test_the_other_forms(llmrun: Callable[..., Any], real_model: Path) -> None:
@@ -271,7 +281,17 @@ def test_why_there_is_no_cold_start(real_model: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
     setup = Setup(engine=EngineName.LLAMA_CPP, threads=1)
-    assert "No space left" in (measure_cold_start(str(real_model), setup, 1, 64).problem or "")
+    assert "No space left" in (measure_cold_start(str(real_model), setup, 1, 64, PlanRequest()).problem or "")
+
+
+def test_the_cold_start_is_of_the_model_as_it_is_measured() -> None:
+    setup = Setup(engine=EngineName.PYTORCH, threads=1)
+    assert "--dtype" not in cold_start_command("model", setup, 64, PlanRequest())
+    request = PlanRequest(dtype="float32", quantization="8-bit", model_type="llama", pickle=True, remote_code=True)
+    command = cold_start_command("model", setup, 64, request)
+    options = ["--dtype", "float32", "--quantization", "8-bit", "--model-type", "llama", "--allow-pickle"]
+    at = command.index("--dtype")
+    assert command[at : at + len(options) + 1] == [*options, "--trust-remote-code"]
 
 
 def test_after_an_interruption_repetitions_that_are_done_are_a_row(
