@@ -32,7 +32,7 @@ _TIMES = (
     ("cold start", "right"),
     ("peak memory", "right"),
 )
-_BESIDE_BAR = 50  # characters of the other columns and the gaps between, about
+_GAPS = 12  # characters between the columns, and beside the first and the last
 
 
 def write_table(document: Mapping[str, Any]) -> None:
@@ -88,24 +88,23 @@ def _table(*columns: tuple[str, str]) -> "Table":
 
 def _rates(rows: Sequence[Mapping[str, Any]], every: Sequence[Mapping[str, Any]], width: int) -> "Table":
     """Return the rates of a model; the bars are those of all models, so that they can be compared."""
-    longest = max(len(name(row)) for row in rows)
-    least, most = _BAR_WIDTHS
-    bar = min(most, max(least, width - longest - _BESIDE_BAR))
+    cells: list[tuple[str, ...]] = []
+    shown: list[tuple[float, bool]] = []  # a bar's part of the longest, and whether it is noise
+    for metric, sizes, share in _RATES:
+        means = [row["statistics"][metric.value]["mean"] for row in every if metric.value in row["statistics"]]
+        for row in (row for row in rows if metric.value in row["statistics"]):
+            mean = row["statistics"][metric.value]["mean"]
+            test = f"{DEFINITIONS[metric].label} {sizes.format_map(row)}"
+            cells.append((name(row), test, _rate(mean), _spread(row, metric), _share(row, share)))
+            shown.append((mean / max(means) if max(means) else 0.0, _is_noisy(row, metric)))
+    titles = ("engine", "test", "tokens/s", "±", "of limit")
+    taken = sum(max(map(len, column)) for column in zip(titles, *cells, strict=True)) + _GAPS
+    bar = min(_BAR_WIDTHS[1], max(_BAR_WIDTHS[0], width - taken))
     table = _table(
         ("engine", "wrap"), ("test", ""), ("tokens/s", "right"), ("±", "right"), ("", ""), ("of limit", "right")
     )
-    for metric, sizes, share in _RATES:
-        counted = [row for row in rows if metric.value in row["statistics"]]
-        best = max(
-            (row["statistics"][metric.value]["mean"] for row in every if metric.value in row["statistics"]), default=0.0
-        )
-        for row in counted:
-            mean = row["statistics"][metric.value]["mean"]
-            test = f"{DEFINITIONS[metric].label} {sizes.format_map(row)}"
-            table.add_row(
-                name(row), test, _rate(mean), _spread(row, metric), _bar(mean, best, bar), _share(row, share),
-                style="dim" if _is_noisy(row, metric) else None,
-            )  # fmt: skip
+    for (*left, of_limit), (part, noisy) in zip(cells, shown, strict=True):
+        table.add_row(*left, _bar(part, bar), of_limit, style="dim" if noisy else None)
     return table
 
 
@@ -168,9 +167,9 @@ def _sizes(row: Mapping[str, Any]) -> str:
     return f"{row['prompt_tokens']} + {row['answer_tokens']}"
 
 
-def _bar(value: float, best: float, width: int) -> str:
-    """Return a bar of eighths of a character, as long as the value is in relation to the best."""
-    eighths = round(8 * width * value / best) if best else 0
+def _bar(part: float, width: int) -> str:
+    """Return a bar of eighths of a character, of that part of the width."""
+    eighths = round(8 * width * part)
     whole, rest = divmod(eighths, 8)
     return ("█" * whole + ("" if rest == 0 else "▏▎▍▌▋▊▉"[rest - 1])).ljust(width)
 

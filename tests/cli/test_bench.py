@@ -236,6 +236,18 @@ def test_after_an_interruption_what_is_done_is_written(
     assert [row["answer_tokens"] for row in document["rows"]] == [4]
 
 
+def test_bars_take_what_room_there_is(llmrun: Callable[..., Any], real_model: Path) -> None:
+    document = result(llmrun, real_model, *FAKE, "-d", "0,512", env=script(prefill_seconds=0.01))
+    for row in document["rows"]:
+        row["warnings"] = []  # on a busy machine they take room too
+    for width, most in ((80, 15), (120, 16)):
+        lines = table_text(document, width=width).splitlines()
+        rows = [line for line in lines if "depth 512  prefill 16" in line]  # the name is not broken
+        assert len(rows) == 1
+        assert all(len(line) <= width for line in lines)
+        assert 4 <= max(line.count("█") for line in lines) <= most
+
+
 def test_a_narrow_terminal_shows_every_figure(llmrun: Callable[..., Any], real_model: Path) -> None:
     document = result(llmrun, real_model, *FAKE, "-b", "1,2", env=script())
     narrow = table_text(document, width=40).splitlines()
