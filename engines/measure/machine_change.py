@@ -6,13 +6,13 @@ to core in 35 ns, memory was read at 30 GB/s and prefill was 1.2 times as fast; 
 where decoding was 1.1 times as fast. No other program was to be seen, and products of matrices hardly told one from the
 other; reading memory told.
 
-So the speed of memory, taken at the start of a run and whenever an engine was done, stands for the machine. Whatever it
-changed by, up or down, an engine may have changed by too: the range of all readings counts, not the mean of a run's,
-because a machine that changes within seconds is another one between the readings. Of the pairs of 27 runs of the same
-thing there, 72% differed by more than 3% in prefill and 80% in decode; by more than that range, 1% and 4%.
-
-As a forecast of a run's speed one reading is worth little: r = -0.9 (prefill) and 0.8 (decode) while the machine stayed
-the same for longer than a run, -0.4 and 0.2 while it did not.
+So the speed of memory, taken at the start of a run and whenever an engine was done, stands for the machine. Of 30
+runs of the same thing it went with the speed of the engine where both readings were within 10% of each other (17
+runs: r = -0.89 for prefill, 0.80 for decode), and not where the machine had changed in between (13 runs: r = -0.2 and
+0.0). So one reading forecasts nothing, and the range of all of them counts: whatever the machine changed by, up or
+down, between the runs or within one, an engine may have changed by too. Of the pairs of these runs 73% differed by
+more than 3% in prefill and 80% in decode; by more than that range, 1% and 5%. With the readings dealt out to other
+runs these would be 9% and 6%: most of what the range does is to show that a machine is an unsteady one.
 """
 
 import math
