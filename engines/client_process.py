@@ -122,7 +122,7 @@ class ProcessLink:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
-            remove_openmp_mark(self.pid)
+        remove_openmp_mark(self.pid)  # also of a child that others killed
 
     def _close_pipes(self) -> None:
         self.closed = True

@@ -125,6 +125,17 @@ def test_crash_in_mid_answer_comes_after_the_text_so_far(start: Start, number: i
     assert "".join(event.text for event in got if isinstance(event, Delta)) == "abc"
 
 
+def test_nothing_of_a_worker_that_others_killed_stays_in_shared_memory(start: Start) -> None:
+    client = start(answer="abc")
+    client.load(plan())
+    mark = Path(f"/dev/shm/__KMP_REGISTERED_LIB_{client.pid}_{os.getuid()}")  # as LLVM's OpenMP makes it
+    mark.touch()
+    os.kill(client.pid, signal.SIGKILL)
+    with pytest.raises(EngineCrashedError):
+        list(client.generate(prompt(), options()))
+    assert not mark.exists()
+
+
 def test_crash_while_loading(start: Start) -> None:
     with pytest.raises(EngineCrashedError, match="SIGSEGV"):
         start(crash_signal=int(signal.SIGSEGV)).load(plan())
