@@ -1,12 +1,13 @@
 """Measuring in order to choose: `which-backend MODEL --measure` and `bench --save`."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmrun.cli.bench.progress import choose_bench_progress
 from llmrun.cli.output import report_line
 from llmrun.engines.measure.bench import Bench, Row
 from llmrun.engines.measure.candidates import Candidate, find_candidate
+from llmrun.engines.measure.limits import Limits
 from llmrun.engines.measure.points import Sweep, check_sizes
 from llmrun.engines.measure.store import has_usual_types, keep_rows
 from llmrun.engines.memory.types import PlanRequest
@@ -37,14 +38,13 @@ def measure_engines(reference: str, setting: Setting, *, offline: bool, quiet: b
         setting.machine,
         setting.request,
         progress,
-        with_limits=False,
         with_cold_start=False,
     )
     rows: list[Row] = []
     try:
         rows.extend(bench.run())
     finally:  # after Ctrl-C, what is done
-        save(rows, [candidate], setting.machine, setting.request, quiet=quiet)
+        save(rows, [candidate], setting.machine, setting.request, bench.limits, quiet=quiet)
     if not quiet:
         for row in rows:
             if row.error is not None:
@@ -52,7 +52,13 @@ def measure_engines(reference: str, setting: Setting, *, offline: bool, quiet: b
 
 
 def save(
-    rows: Sequence[Row], candidates: Sequence[Candidate], machine: Machine, request: PlanRequest, *, quiet: bool
+    rows: Sequence[Row],
+    candidates: Sequence[Candidate],
+    machine: Machine,
+    request: PlanRequest,
+    limits: Mapping[int, Limits],
+    *,
+    quiet: bool,
 ) -> None:
     """Keep what can be used for choosing, and say what that is."""
     said = keep_rows(
@@ -62,6 +68,7 @@ def save(
         machine,
         datetime.datetime.now(datetime.UTC).date().isoformat(),
         usual=has_usual_types(request),
+        memory_seen={threads: each.bytes_per_second_seen for threads, each in limits.items()},
     )
     if not quiet:
         for line in said:

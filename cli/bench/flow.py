@@ -74,7 +74,7 @@ def execute(request: BenchRequest) -> None:
     if request.save:  # first: what cannot be written must not take what was measured with it
         from llmrun.cli.bench.choice import save
 
-        save(rows, candidates, machine, request.plan, quiet=request.quiet)
+        save(rows, candidates, machine, request.plan, bench.limits, quiet=request.quiet)
     _write(request, bench, rows, machine, candidates, interrupted=stopped is not None)
     if stopped is not None:
         raise SystemExit(stopped)

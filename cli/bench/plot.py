@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmrun.cli.bench.formats import name, short_names
+from llmrun.cli.bench.formats import short_names
 from llmrun.cli.output import inert
 from llmrun.engines.measure.samples import DEFINITIONS, Metric
 from llmrun.errors import StorageError, UsageError
@@ -35,6 +35,7 @@ _PANELS = (
     (Metric.THROUGHPUT, None),
 )
 _INCHES = (5.0, 4.2)  # of a panel
+_LIMIT_LABEL = "limit of the machine"
 _LIMIT = {"color": "0.35", "linestyle": "--", "linewidth": 1.2}
 
 
@@ -78,8 +79,8 @@ def write_plot(document: Mapping[str, Any], path: Path) -> None:
         panels = [panel for panel in _PANELS if any(panel[0].value in row["statistics"] for row in rows)]
         figure = Figure(figsize=(_INCHES[0] * max(2, len(panels)), _INCHES[1]), layout="constrained")
         for axes, (metric, share) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            measured = [row for row in rows if metric.value in row["statistics"]]
-            _draw(axes, metric, share, measured)
+            _draw(axes, metric, share, rows)
+        _explain(figure)
         figure.suptitle(_title(document), fontsize=9, parse_math=False)
         drawn, kind = io.BytesIO(), path.suffix.lower().removeprefix(".")
         figure.savefig(drawn, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=130)
@@ -104,37 +105,39 @@ def _title(document: Mapping[str, Any]) -> str:
     return f"{models} on {document['machine']['cpu']['name'] or 'an unknown processor'}, {document['created'][:10]}"
 
 
-def _draw(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    axis = next((field for field in _AXES if len({row[field] for row in rows}) > 1), None)
+def _draw(axes: Any, metric: Metric, share: str | None, every: Sequence[Mapping[str, Any]]) -> None:
+    axis = next((field for field in _AXES if len({row[field] for row in every}) > 1), None)
+    names = _series(every, axis)
     axes.set_title(DEFINITIONS[metric].label)
-    axes.set_ylabel("tokens/s")
-    names = None if axis is None else _series(rows, axis)
-    if axis is None or names is None or len(set(names)) == len(rows):
-        _draw_bars(axes, metric, share, rows)
+    if axis is None or len(set(names)) == len(every):
+        _draw_bars(axes, metric, share, list(zip(_series(every, None), every, strict=True)))
     else:
-        _draw_lines(axes, metric, share, list(zip(names, rows, strict=True)), axis)
-    axes.set_ylim(bottom=0)
-    axes.grid(axis="y", alpha=0.3)
+        measured = [(text, row) for text, row in zip(names, every, strict=True) if metric.value in row["statistics"]]
+        _draw_lines(axes, metric, share, measured, axis)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_bars(axes: Any, metric: Metric, share: str | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    for place, row in enumerate(rows):
-        mean = row["statistics"][metric.value]["mean"]
-        axes.bar(place, mean, yerr=_error(row, metric), capsize=3, width=0.6, color=f"C{place % 10}")
-        axes.annotate(f"{mean:,.0f}", (place, mean / 2), ha="center", va="center", fontsize=9, color="white")
+def _draw_bars(axes: Any, metric: Metric, share: str | None, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Draw a bar for each row, from the first one at the top; a row without the figure has none."""
+    for place, (_, row) in enumerate(rows):
+        if metric.value not in row["statistics"]:
+            continue
+        mean, error = row["statistics"][metric.value]["mean"], _error(row, metric)
+        axes.barh(place, mean, xerr=error, capsize=3, height=0.6, color=f"C{place % 10}")
+        axes.annotate(
+            f"{mean:,.0f}", (mean + (error or 0.0), place), (4, 0), textcoords="offset points", va="center", fontsize=9
+        )
         limit = _limit(row, metric, share)
         if limit is not None:
-            axes.hlines(
-                limit, place - 0.35, place + 0.35, **_LIMIT, label="limit of the machine" if place == 0 else None
-            )
-    models = short_names(row["model"] for row in rows)
-    several = len(models) > 1
-    labels = [(f"{_shown(models[row['model']])}\n" if several else "") + name(row).replace(", ", "\n") for row in rows]
-    axes.set_xticks(range(len(rows)), labels, fontsize=8, parse_math=False)
-    axes.set_xlim(-0.75, len(rows) - 0.25)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+            axes.vlines(limit, place - 0.4, place + 0.4, **_LIMIT, label=_LIMIT_LABEL)
+    first = axes.get_subplotspec().is_first_col()
+    labels = [text.replace(", ", "\n", 1) if first else "" for text, _ in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.margins(x=0.15)
+    axes.set_xlabel("tokens/s")
+    axes.grid(axis="x", alpha=0.3)
 
 
 def _draw_lines(
@@ -148,22 +151,46 @@ def _draw_lines(
         axes.errorbar(places, means, yerr=errors, marker="o", capsize=3, color=f"C{number % 10}", label=series)
         limits = [_limit(row, metric, share) for row in members]
         if all(limit is not None for limit in limits):
-            axes.plot(places, limits, **(_LIMIT | {"color": f"C{number % 10}"}), label=f"limit, {series}")
+            axes.plot(places, limits, **(_LIMIT | {"color": f"C{number % 10}"}), label=_LIMIT_LABEL)
+    axes.set_xticks(sorted({row[axis] for _, row in rows}))
     axes.set_xlabel(_AXES[axis])
-    for text in axes.legend(fontsize=8).get_texts():
-        text.set_parse_math(False)
+    axes.set_ylabel("tokens/s")
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", alpha=0.3)
 
 
-def _series(rows: Sequence[Mapping[str, Any]], axis: str) -> list[str]:
-    """Return what line each row belongs to: everything about it but the axis.
+def _explain(figure: Any) -> None:
+    """Put one legend below all panels: each line once, and what is dashed."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    limit = found.pop(_LIMIT_LABEL, None)
+    if limit is not None:
+        found[_LIMIT_LABEL] = limit
+    if found:
+        legend = figure.legend(
+            found.values(), found.keys(), loc="outside lower center", ncols=min(3, len(found)), fontsize=8
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], axis: str | None) -> list[str]:
+    """Return what each row is called: its engine, and of everything but the axis what is not the same in all rows.
 
     The engine is first, because a legend leaves out what begins with an underscore, and names of files may.
     """
     models = short_names(row["model"] for row in rows)
-    usual = {field: row[field] for row in rows[:1] for field in ("prompt_tokens", "answer_tokens")} | _USUAL
-    told = [field for field in _FIELDS if field != axis and {row[field] for row in rows} != {usual[field]}]
+    told = [field for field in _FIELDS if field != axis and len({row[field] for row in rows}) > 1]
     return [
-        ", ".join([row["engine"], _shown(models[row["model"]]), *(f"{_FIELDS[field]} {row[field]}" for field in told)])
+        ", ".join(
+            [
+                row["engine"],
+                *([_shown(models[row["model"]])] if len(models) > 1 else []),
+                *(f"{_FIELDS[field]} {row[field]}" for field in told),
+            ]
+        )
         for row in rows
     ]
 
@@ -177,7 +204,6 @@ _FIELDS = {
     "prompt_tokens": "prompt",
     "answer_tokens": "answer",
 }
-_USUAL = {"threads": None, "depth": 0, "parallel": 1, "kv_type": "f16", "gpu_layers": None}
 
 
 def _shown(text: str) -> str:

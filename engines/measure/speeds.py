@@ -26,6 +26,8 @@ class MeasuredSpeed:
         load_seconds: Median.
         prompt_tokens: Length of the prompt; answer_tokens of the answer.
         prefill: Tokens a second, for each repetition; decode likewise.
+        memory_seen: Bytes a second at which memory was read before and after, which tells a machine that changes from
+            one that stays the same (see machine_change.py); empty where it was not measured.
     """
 
     engine: EngineName
@@ -35,6 +37,7 @@ class MeasuredSpeed:
     answer_tokens: int
     prefill: tuple[float, ...]
     decode: tuple[float, ...]
+    memory_seen: tuple[float, ...] = ()
 
     @property
     def decode_mean(self) -> float:
@@ -94,11 +97,13 @@ def _sizes(speed: MeasuredSpeed) -> tuple[int, int]:
 
 
 def _real_ratio(first: MeasuredSpeed, second: MeasuredSpeed) -> float:
-    """Return the second's time over the first's, 1 where the difference may be chance."""
+    """Return the second's time over the first's, 1 where the difference may be chance, or the machine's own change."""
     from llmrun.engines.measure.statistics import compare_welch
 
     found = compare_welch(first.request_seconds, second.request_seconds)
-    if found.p_value is None or found.high is None or found.p_value >= 0.05 or found.high > 1 / (1 + DRIFT):
+    seen = (*first.memory_seen, *second.memory_seen)
+    margin = max(DRIFT, max(seen) / min(seen) - 1 if seen else 0.0)
+    if found.p_value is None or found.high is None or found.p_value >= 0.05 or found.high > 1 / (1 + margin):
         return 1.0
     return found.ratio
 

@@ -94,6 +94,7 @@ def keep_rows(
     created: str,
     *,
     usual: bool = True,
+    memory_seen: Mapping[int, Sequence[float]] | None = None,
 ) -> list[str]:
     """Keep what can be used of a sweep; return a sentence for each row that cannot, and for the ones that were kept.
 
@@ -103,6 +104,7 @@ def keep_rows(
         engines: What is known of the engines.
         machine: This one.
         created: The day.
+        memory_seen: Bytes a second at which memory was read meanwhile, by the number of threads.
         usual: Whether the engines had their defaults in what is not part of a row (types of numbers, quantization).
     """
     said = []
@@ -112,7 +114,8 @@ def keep_rows(
         engine, sizes = row.point.setup.engine, row.point.sizes
         told = _objection(row, machine, usual=usual)
         if not told and engine in engines and row.model.digest in models:
-            kept = keep_speed(_speed(row, created), *models[row.model.digest], engines[engine], machine)
+            seen = (memory_seen or {}).get(row.point.setup.threads, ())
+            kept = keep_speed(_speed(row, created, seen), *models[row.model.digest], engines[engine], machine)
             told = _KEPT if kept else "not kept: the cache cannot be written"
         if told:
             said.append(f"{engine}, {sizes.prompt_tokens} + {sizes.answer_tokens} is {told}")
@@ -133,7 +136,7 @@ def _objection(row: "Row", machine: Machine, *, usual: bool) -> str:
     return ""
 
 
-def _speed(row: "Row", created: str) -> MeasuredSpeed:
+def _speed(row: "Row", created: str, memory_seen: Sequence[float]) -> MeasuredSpeed:
     from llmrun.engines.measure.samples import Metric
 
     load = row.summary(Metric.LOAD)
@@ -145,6 +148,7 @@ def _speed(row: "Row", created: str) -> MeasuredSpeed:
         answer_tokens=row.point.sizes.answer_tokens,
         prefill=row.samples[Metric.PREFILL],
         decode=row.samples[Metric.DECODE],
+        memory_seen=tuple(memory_seen),
     )
 
 
@@ -226,6 +230,7 @@ def _parse(value: Any, engine: EngineName) -> MeasuredSpeed | None:
             answer_tokens=int(raw["answer_tokens"]),
             prefill=_rates(raw["prefill"]),
             decode=_rates(raw["decode"]),
+            memory_seen=_rates(raw["memory_seen"]) if raw["memory_seen"] else (),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -68,6 +68,18 @@ def measured(*speeds: MeasuredSpeed) -> dict[EngineName, MeasuredSpeed]:
             id="within what runs differ by",
         ),
         pytest.param(
+            (speed(LLAMA_CPP, 30, memory_seen=(40e9, 41e9)), speed(PYTORCH, 40, memory_seen=(39e9,))),
+            PYTORCH,
+            "measured 40.0 against 30.0 tokens/s",
+            id="the machine stayed the same",
+        ),
+        pytest.param(
+            (speed(LLAMA_CPP, 30, memory_seen=(30e9, 41e9)), speed(PYTORCH, 40, memory_seen=(39e9,))),
+            LLAMA_CPP,
+            "",
+            id="the machine itself changed by more",
+        ),
+        pytest.param(
             (speed(LLAMA_CPP, 40), speed(PYTORCH, 50, load=30.0)),
             LLAMA_CPP,
             "s to load",
