@@ -57,7 +57,7 @@ more weights for the same arithmetic.""",
         title="A deeper context",
         text="The same with 0 to 1,536 tokens in the context already: attention reads all of them for every token.",
         arguments=(
-            *("bench", GGUF, FOLDER, LEGACY, "--engine", "llama-cpp,vllm,pytorch,ctransformers"),
+            *("bench", GGUF, FOLDER, LEGACY, "--engine", "all"),
             *("-p", "128", "-n", "32", "-d", "0,512,1024,1536", "-r", "5", "--no-cold-start"),
         ),
         picture="bench-depth.svg",
@@ -82,8 +82,21 @@ Requests that come together are computed together by llama-cpp and vllm: each we
         title="A measurement that chooses",
         text="""\
 The rules never choose vllm on a processor, because it starts slowly. For long answers it can be the faster one all the
-same; only a measurement knows.""",
-        arguments=("bench", FOLDER, "--engine", "all", "-p", "128", "-n", "1024", "-r", "3", "--no-limits", "--save"),
+same; only a measurement knows, and only a difference beyond what the machine itself changed by meanwhile counts.""",
+        arguments=(
+            "bench",
+            FOLDER,
+            "--engine",
+            "all",
+            "-p",
+            "128",
+            "-n",
+            "1024",
+            "-r",
+            "3",
+            "--no-cold-start",
+            "--save",
+        ),
     ),
     Section(title="", text="From then on:", arguments=("which-backend", FOLDER)),
 )
@@ -132,7 +145,7 @@ def _written(section: Section, folder: Path) -> Iterator[str]:
     done = subprocess.run(
         [PROGRAM, *command],
         cwd=folder,
-        env=ENVIRONMENT | {"COLUMNS": "100", "LLMRUN_CACHE_DIR": str(folder / "cache")},
+        env=ENVIRONMENT | {"COLUMNS": "110", "LLMRUN_CACHE_DIR": str(folder / "cache")},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         encoding="utf-8",
