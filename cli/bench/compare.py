@@ -14,7 +14,7 @@ from llmrun.errors import UsageError
 
 __all__ = ["compare", "comparison_text"]
 
-_USUAL = {"kv_type": "f16", "gpu_layers": None, "parallel": 1, "depth": 0}
+_USUAL = {"kv_type": "f16", "gpu_layers": None, "dtype": "auto", "quantization": None, "parallel": 1, "depth": 0}
 
 
 def compare(paths: Sequence[str], output: str | None) -> None:

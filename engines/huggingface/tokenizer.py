@@ -39,6 +39,9 @@ _END_TEXTS = (
     *("<REPO>", "<reponame>", "<|file_sep|>"),
     "<eoa>",  # InternLM's, which only its own code knew
 )
+_END_OF_PART, _ENDS_OF_CHANNELS = "<|end|>", ({"<|return|>", "<|call|>"}, {"<|flush|>", "<|calls|>"})
+"""In vocabularies with either pair (gpt-oss, Solar Open) `<|end|>` ends the reasoning, and not the answer. Source: the
+list of ends in llama-vocab.cpp of llama.cpp."""
 _SPACE = "▁"
 
 
@@ -117,8 +120,10 @@ class HuggingFaceTokenizer:
             value = values.get("eos_token_id")
             ends |= {each for each in (value if isinstance(value, list) else [value]) if type(each) is int}
         named = [text for text in (told.special_tokens.eos, *_END_TEXTS) if text]
-        ends |= {found for text in named if (found := self.backend.token_to_id(text)) is not None}
-        return frozenset(ends)
+        found = {text: number for text in named if (number := self.backend.token_to_id(text)) is not None}
+        if any(found.keys() >= marks for marks in _ENDS_OF_CHANNELS):
+            found.pop(_END_OF_PART, None)
+        return frozenset(ends | {*found.values()})
 
     @cached_property
     def _added(self) -> dict[int, Any]:

@@ -108,12 +108,21 @@ def _real_ratio(first: MeasuredSpeed, second: MeasuredSpeed) -> float:
     return found.ratio
 
 
-def explain_measured(chosen: MeasuredSpeed, other: MeasuredSpeed) -> str:
-    """Return both figures and the day."""
-    if chosen.decode_mean >= other.decode_mean:
+def explain_measured(chosen: MeasuredSpeed, other: MeasuredSpeed) -> str | None:
+    """Return both figures and the day; None where different sizes were measured.
+
+    Where the difference may be chance, or the machine's own, that is what is said: the rules have decided then.
+    """
+    if _sizes(chosen) != _sizes(other):
+        return None
+    real = _real_ratio(other, chosen) < 1
+    if real and chosen.decode_mean >= other.decode_mean:
         return f"measured {chosen.decode_mean:.1f} against {other.decode_mean:.1f} tokens/s on {chosen.created}"
     times = [sum(each.request_seconds) / len(each.request_seconds) for each in (chosen, other)]
-    return (
-        f"measured {times[0]:.2f} against {times[1]:.2f} s to load, read {chosen.prompt_tokens} tokens and write "
+    figures = (
+        f"{times[0]:.2f} against {times[1]:.2f} s to load, read {chosen.prompt_tokens} tokens and write "
         f"{chosen.answer_tokens}, on {chosen.created}"
     )
+    if real:
+        return f"measured {figures}"
+    return f"no difference to {other.engine} was measured that the machine or chance cannot have made: {figures}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmrun.engines.installed.facts import EngineFacts
 from llmrun.engines.installed.kept import keep, read_document, read_kept
 from llmrun.engines.measure.speeds import MeasuredSpeed
-from llmrun.engines.measure.statistics import Summary
+from llmrun.engines.measure.statistics import Summary, summarize
 from llmrun.engines.memory.types import PlanRequest
 from llmrun.engines.types import EngineName
 from llmrun.errors import StorageError
@@ -131,7 +131,7 @@ def _objection(row: "Row", machine: Machine, *, usual: bool) -> str:
     rates = (Metric.PREFILL, Metric.DECODE)
     if had != (machine.cpu.threads, "f16", None, 1, 0, True) or not all(row.samples.get(metric) for metric in rates):
         return "not kept: only what is measured with the defaults decides between engines"
-    if any(_unusable(row.summary(metric)) for metric in rates):
+    if _unusable(summarize(_speed(row, "", ()).request_seconds)):
         return "not kept: too noisy, or a single repetition"
     return ""
 

@@ -19,12 +19,16 @@ SETTINGS = {
     "threads": "threads",
     "kv_type": "KV type",
     "gpu_layers": "GPU layers",
+    "dtype": "type",
+    "quantization": "quantization",
     "parallel": "at once",
     "depth": "depth",
     "prompt_tokens": "prompt",
     "answer_tokens": "answer",
 }
 """What tells rows of one result apart, and how each is called."""
+_NAMES = ("model", "engine", "kv_type", "dtype")  # settings that are texts
+_ADDED = {"dtype": "auto", "quantization": None}  # later than the first results
 _PLAUSIBLE = (1e-9, 1e15)  # seconds, bytes, and whatever is counted in a second: what is beyond was not measured
 _MOST_BYTES = 64 << 20
 _FIX = "a file that `llmrun bench … --output json` wrote"
@@ -163,8 +167,11 @@ def parse_result(document: Any, name: str) -> StoredResult:
     if not _is_result(document):
         raise ModelFileError(f"{name} is no result of `llmrun bench`: it does not say schema {SCHEMA}", fix=_FIX)
     version = document.get("version")
-    if version != VERSION:
-        raise ModelFileError(f"{name} is of version {version!r}, and this llmrun reads version {VERSION}", fix=_FIX)
+    if version != VERSION or isinstance(version, bool):
+        told = repr(version)[:40]
+        raise ModelFileError(f"{name} is of version {told}, and this llmrun reads version {VERSION}", fix=_FIX)
+    if "rows" not in document and "engine" in document:
+        raise ModelFileError(f"{name} is one row, as --output jsonl writes them, and not a whole result", fix=_FIX)
     try:
         return StoredResult(
             name=name,
@@ -183,8 +190,9 @@ def parse_result(document: Any, name: str) -> StoredResult:
 
 def _row(row: dict[str, Any]) -> StoredRow:
     peak = row["peak_memory_bytes"]
+    settings = {name: _setting((_ADDED | row)[name]) for name in SETTINGS}
     return StoredRow(
-        settings={name: _setting(row[name]) for name in SETTINGS},
+        settings=settings | {name: _text(settings[name]) for name in _NAMES},
         samples={Metric(name): _samples(values) for name, values in row["samples"].items()},
         tokens_digest=_optional_text(row["tokens_digest"]),
         warnings=tuple(_text(warning) for warning in row["warnings"]),

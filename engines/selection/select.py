@@ -111,7 +111,8 @@ def _with_measured(
     if chosen not in speeds or not others:
         return Selection(chosen=chosen, because=_explain(first, verdicts, model), verdicts=verdicts)
     other = speeds[first.engine] if chosen is not first.engine else max(others, key=lambda each: each.decode_mean)
-    return Selection(chosen=chosen, because=explain_measured(speeds[chosen], other), verdicts=verdicts)
+    because = explain_measured(speeds[chosen], other) or _explain(first, verdicts, model)
+    return Selection(chosen=chosen, because=because, verdicts=verdicts)
 
 
 def _may_be_measured(verdict: Verdict) -> bool:

@@ -211,6 +211,18 @@ def test_what_else_is_in_a_folder(llmrun: Callable[..., Any], folders: Callable[
     ]
 
 
+def test_types_are_settings_and_the_first_results_had_the_usual_ones(
+    measured: dict[str, Any], compared: Callable[..., dict[str, Any]]
+) -> None:
+    other = planted(measured, 1.0, seed=2)
+    for row in other["rows"]:
+        row["dtype"] = "float32"
+    assert compared(planted(measured, 1.0, seed=1), other)["changed"] == {"dtype": ["auto", "float32"]}
+    for row in other["rows"]:
+        del row["dtype"], row["quantization"]
+    assert compared(planted(measured, 1.0, seed=1), other)["changed"] == {}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -257,6 +269,9 @@ def changed(document: dict[str, Any], **values: Any) -> dict[str, Any]:
         pytest.param(lambda good: [good], "schema", id="a list"),
         pytest.param(lambda good: changed(good, schema="other"), "schema", id="of another program"),
         pytest.param(lambda good: changed(good, version=2), "version 2", id="of a later version"),
+        pytest.param(lambda good: changed(good, version=True), "version True", id="of no version"),
+        pytest.param(lambda good: changed(good["rows"][0], schema="llmrun.bench", version=1), "one row", id="jsonl"),
+        pytest.param(lambda good: changed(good, rows=[good["rows"][0] | {"engine": 5}]), "damaged", id="no engine"),
         pytest.param(lambda good: changed(good, rows=None), "damaged", id="no rows"),
         pytest.param(lambda good: changed(good, rows=[{}]), "damaged", id="an empty row"),
         pytest.param(lambda good: changed(good, machine=None), "damaged", id="no machine"),

@@ -42,15 +42,33 @@ def test_llama_cpp_gives_the_marks(worker: WorkerClient, tmp_path: Path, real_mo
     assert [(piece.kind, piece.text) for piece in pieces] == [("reasoning", "a"), ("answer", "i")]
 
 
-def test_folders_give_the_marks(tmp_path: Path) -> None:
+def folder_tokenizer(folder: Path, *marks: str) -> Any:
+    """Return the tokenizer of a folder whose control tokens are these, from 1 on."""
     tokenizers = pytest.importorskip("tokenizers")
     from llmrun.engines.huggingface.tokenizer import HuggingFaceTokenizer
 
-    vocabulary = tokenizers.models.WordLevel({"a": 0, "[THINK]": 1, "[/THINK]": 2, "<|other|>": 3}, unk_token="a")
-    backend = tokenizers.Tokenizer(vocabulary)
-    backend.add_special_tokens(["[THINK]", "[/THINK]", "<|other|>"])
-    backend.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    tokenizer = HuggingFaceTokenizer(tmp_path)
+    names = {name: number for number, name in enumerate(("a", *marks))}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(names, unk_token="a"))
+    backend.add_special_tokens(list(marks))
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    return HuggingFaceTokenizer(folder)
+
+
+def test_folders_give_the_marks(tmp_path: Path) -> None:
+    tokenizer = folder_tokenizer(tmp_path, "[THINK]", "[/THINK]", "<|other|>")
     assert [tokenizer.token_bytes(token) for token in range(4)] == [b"a", b"[THINK]", b"[/THINK]", b""]
+
+
+@pytest.mark.parametrize(
+    ("marks", "ends"),
+    [
+        pytest.param(("<|end|>", "<|other|>"), {1}, id="Phi-3"),
+        pytest.param(("<|end|>", "<|return|>", "<|call|>"), {2, 3}, id="gpt-oss"),
+        pytest.param(("<|end|>", "<|flush|>", "<|calls|>"), {2, 3}, id="Solar Open"),
+    ],
+)
+def test_the_end_of_reasoning_is_not_that_of_the_answer(tmp_path: Path, marks: tuple[str, ...], ends: set[int]) -> None:
+    tokenizer = folder_tokenizer(tmp_path, *marks)
+    assert {token for token in range(4) if tokenizer.is_end(token)} == ends

@@ -8,6 +8,7 @@ Usage: python tests/perf/bench_page.py MODEL.gguf TWIN DOCS
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -107,24 +108,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name in ("model", "twin", "docs"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--only", type=int, nargs="*", help="print these sections (from 0), and write nothing")
+    parser.add_argument("--only", type=int, nargs="+", help="measure these sections again (from 0); the others stay")
     given = parser.parse_args()
-    chosen = SECTIONS if given.only is None else [SECTIONS[index] for index in given.only]
+    page = given.docs / PAGE
+    written = dict(enumerate([""] * len(SECTIONS))) if given.only is None else _read_sections(page)
     with tempfile.TemporaryDirectory(prefix="llmrun-page-") as scratch:
         folder = Path(scratch)
         (folder / GGUF).symlink_to(given.model.resolve())
         (folder / FOLDER).symlink_to(given.twin.resolve())
         write_legacy_smollm2(given.model, folder / LEGACY)
-        text = "\n".join(["\n".join(_INTRODUCTION), *(part for each in chosen for part in _written(each, folder))])
-        if given.only is not None:
-            print(text)
-            return
-        for section in SECTIONS:
+        for index in given.only or range(len(SECTIONS)):
+            section = SECTIONS[index]
+            written[index] = "\n".join(_written(section, folder))
             if section.picture:
                 (given.docs / IMAGES / section.picture).write_bytes((folder / section.picture).read_bytes())
-        (given.docs / PAGE).write_text(text, encoding="utf-8")
+    parts = [f"{_MARK.format(index)}\n\n{text.strip()}\n" for index, text in sorted(written.items())]
+    page.write_text("\n".join([*_INTRODUCTION, *parts]), encoding="utf-8")
 
 
+def _read_sections(page: Path) -> dict[int, str]:
+    """Return what was written before, by the number of the section."""
+    pieces = re.split(_MARK.format(r"(\d+)"), page.read_text(encoding="utf-8"))
+    return {int(number): text for number, text in zip(pieces[1::2], pieces[2::2], strict=True)}
+
+
+_MARK = "<!-- section {} -->"
 _INTRODUCTION = (
     "# Measured",
     "",

@@ -22,7 +22,7 @@ PREFILLED, DECODED = 512, 128
 AT_ONCE, EACH_PREFILLED, EACH_DECODED = 8, 128, 64
 VLLM_AT_ONCE = 16
 _CONTEXT = 200
-_OWN_COST_TOKENS, _OWN_COST_PAIRS = 32, 12  # short ones: the machine's speed changes within a second
+_OWN_COST_TOKENS, _OWN_COST_PAIRS = 32, 40  # short ones: the machine's speed changes within a second
 
 
 def measure_bench(bench: Bench) -> Iterator[Row]:
