@@ -147,7 +147,8 @@ def _add_prefill(tally: _Tally, answers: list[_Timed]) -> None:
         seconds = stats[0].prefill_seconds
         tally.add(Metric.TTFT, answers[0].first - answers[0].sent)
     else:
-        seconds = max(each.token_times[0] for each in stats) - answers[0].sent
+        began = min(each.token_times[0] - each.prefill_seconds for each in stats)  # with a context for all of them
+        seconds = max(each.token_times[0] for each in stats) - began
         waited = [each.token_times[0] - answers[0].sent for each in stats]
         tally.add(Metric.TTFT, percentile(waited, 0.5))
     tally.cached_tokens = max(each.cached_tokens for each in stats)
