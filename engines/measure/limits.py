@@ -22,7 +22,7 @@ from llmrun.hardware.bandwidth import measure_bandwidth, read_bandwidth
 from llmrun.hardware.types import Machine
 from llmrun.models.types import ModelInfo
 
-__all__ = ["UNKNOWN_LIMITS", "Limits", "decode_bytes", "measure_again", "measure_limits", "prefill_operations"]
+__all__ = ["Limits", "decode_bytes", "measure_again", "measure_limits", "prefill_operations"]
 
 _FOLDER = "matrix-product"
 _CHILD_SECONDS = 120.0
@@ -46,9 +46,6 @@ class Limits:
     bytes_per_second_seen: tuple[float, ...] = ()
     operations_per_second: float | None = None
     operations_source: str | None = None
-
-
-UNKNOWN_LIMITS = Limits(threads=0)
 
 
 def measure_limits(machine: Machine, threads: int, stamps: str) -> Limits:
